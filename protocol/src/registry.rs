@@ -1,0 +1,285 @@
+//! What the server must know about each type, from the one table in [`crate::message`].
+
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use crate::decimal::Decimal;
+use crate::error::{FieldError, FieldReason};
+use crate::field::{RecordInfo, Value};
+use crate::message::{Class, TYPES, View};
+use crate::topic::is_key;
+
+/// First type id of data; below it are control messages.
+pub const DATA_FIRST: u16 = 100;
+/// First type id of extensions.
+pub const EXTENSION_FIRST: u16 = 1_000;
+
+/// One row of the message table.
+#[derive(Debug, PartialEq)]
+pub struct TypeInfo {
+    /// Number on the wire; never reused.
+    pub id: u16,
+    /// Schema version; grows when fields are appended.
+    pub version: u16,
+    /// Name, and first segment of its topics.
+    pub name: &'static str,
+    /// What it is.
+    pub doc: &'static str,
+    /// How it is delivered unless raised.
+    pub class: Class,
+    /// Its fields.
+    pub record: &'static RecordInfo,
+    /// The fields whose values, joined by dots, are the topic's key. Always text.
+    pub key: &'static [&'static str],
+    /// The fields that name the thing of which only the newest matters.
+    pub conflate: &'static [&'static str],
+    /// Which fields filters can ask about, and as what.
+    pub attributes: &'static [(Attribute, &'static str)],
+    /// When a message is delivered with a stricter class; the strictest rule that holds wins.
+    pub raise: &'static [Raise],
+    /// At least one of these must be there.
+    pub any_of: &'static [&'static str],
+}
+
+impl TypeInfo {
+    /// True for what publishers publish, false for what peers say to each other.
+    #[must_use]
+    pub const fn is_data(&self) -> bool {
+        self.id >= DATA_FIRST
+    }
+}
+
+/// A rule of the table that raises a message's class.
+#[derive(Debug, PartialEq)]
+pub struct Raise {
+    /// The class it is raised to.
+    pub to: Class,
+    /// The field the rule looks at.
+    pub field: &'static str,
+    /// What the field must be.
+    pub when: When,
+}
+
+/// A condition on one field.
+#[derive(Debug, PartialEq)]
+pub enum When {
+    /// A flag that is set.
+    Set,
+    /// A name with this number.
+    Is(u8),
+    /// A name with this number or a higher one.
+    AtLeast(u8),
+}
+
+/// What filters can ask about. The equality attributes come first; their numbers index [`Attributes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Attribute {
+    /// The instrument.
+    Symbol,
+    /// The trading venue.
+    Venue,
+    /// The portfolio.
+    Portfolio,
+    /// The strategy or algorithm.
+    Strategy,
+    /// The user.
+    User,
+    /// The trading session.
+    Session,
+    /// The severity.
+    Severity,
+    /// The price: compared, not looked up.
+    Price,
+}
+
+/// How many attributes are looked up by equality.
+pub const EQUALITY_ATTRIBUTES: usize = 7;
+
+impl Attribute {
+    /// The equality attributes, in the order of their numbers.
+    pub const EQUALITY: [Self; EQUALITY_ATTRIBUTES] = [
+        Self::Symbol,
+        Self::Venue,
+        Self::Portfolio,
+        Self::Strategy,
+        Self::User,
+        Self::Session,
+        Self::Severity,
+    ];
+}
+
+/// One message's filter attributes: hashes for equality, the price for comparison.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Attributes {
+    /// Hash of each equality attribute; zero when the message does not have it.
+    pub equality: [u64; EQUALITY_ATTRIBUTES],
+    /// The price, if there is one.
+    pub price: Option<Decimal>,
+}
+
+/// What routing needs of one message.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Facts {
+    /// Class after the rules of the table.
+    pub class: Class,
+    /// Hash of type and conflation fields.
+    pub conflation_key: u64,
+    /// For filters.
+    pub attributes: Attributes,
+}
+
+/// Every type, in order of id.
+#[must_use]
+pub fn types() -> &'static [TypeInfo] {
+    TYPES
+}
+
+/// The type with this id.
+#[must_use]
+pub fn by_id(id: u16) -> Option<&'static TypeInfo> {
+    TYPES.binary_search_by_key(&id, |info| info.id).ok().map(|index| &TYPES[index])
+}
+
+/// The data type with this name. Control messages have no topics and are not found.
+#[must_use]
+pub fn by_name(name: &str) -> Option<&'static TypeInfo> {
+    TYPES.iter().find(|info| info.is_data() && info.name == name)
+}
+
+/// The nearest name of a data type, when few letters differ.
+#[must_use]
+pub fn nearest_name(name: &str) -> Option<&'static str> {
+    let candidates = TYPES.iter().filter(|info| info.is_data());
+    let (distance, nearest) = candidates
+        .map(|info| (edit_distance(name, info.name), info.name))
+        .min_by_key(|(distance, _)| *distance)?;
+    (distance <= 2 + name.len() / 4).then_some(nearest)
+}
+
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl<'a> View<'a> {
+    /// The value of the field called `name`, or [`Value::Absent`] when the type has none.
+    #[must_use]
+    pub fn field(self, name: &str) -> Value<'a> {
+        match self.info().record.position(name) {
+            Some(index) => self.record().get(index),
+            None => Value::Absent,
+        }
+    }
+
+    /// Writes the topic's key, made from the key fields, over `key`.
+    ///
+    /// # Errors
+    /// The key field that cannot be part of a topic.
+    pub fn write_key(self, key: &mut String) -> Result<(), FieldError> {
+        key.clear();
+        for name in self.info().key {
+            let Value::Text(text) = self.field(name) else {
+                return Err(FieldError::new(*name, FieldReason::Key));
+            };
+            if !is_key(text) {
+                return Err(FieldError::new(*name, FieldReason::Key));
+            }
+            if !key.is_empty() {
+                key.push('.');
+            }
+            key.push_str(text);
+        }
+        if is_key(key) { Ok(()) } else { Err(FieldError::new(self.info().key.join("."), FieldReason::Key)) }
+    }
+
+    /// What routing needs. `hasher` is the process's, so that nobody can prepare collisions.
+    #[must_use]
+    pub fn facts(self, hasher: &impl BuildHasher) -> Facts {
+        let info = self.info();
+        let mut class = info.class;
+        for rule in info.raise {
+            let holds = match (self.field(rule.field), &rule.when) {
+                (Value::Bool(set), When::Set) => set,
+                (Value::Name(_, number), When::Is(wanted)) => number == *wanted,
+                (Value::Name(_, number), When::AtLeast(least)) => number >= *least,
+                _ => false,
+            };
+            if holds && rule.to > class {
+                class = rule.to;
+            }
+        }
+        let mut state = hasher.build_hasher();
+        info.id.hash(&mut state);
+        for name in info.conflate {
+            hash_value(self.field(name), &mut state);
+        }
+        let mut attributes = Attributes::default();
+        for (attribute, name) in info.attributes {
+            let value = self.field(name);
+            match (attribute, value) {
+                (_, Value::Absent) => {}
+                (Attribute::Price, Value::Decimal(price)) => attributes.price = Some(price),
+                (Attribute::Price, _) => {}
+                (attribute, value) => {
+                    let mut state = hasher.build_hasher();
+                    hash_value(value, &mut state);
+                    // Zero says "not there", so a hash of zero is moved aside.
+                    attributes.equality[*attribute as usize] = state.finish().max(1);
+                }
+            }
+        }
+        Facts { class, conflation_key: state.finish(), attributes }
+    }
+}
+
+fn hash_value(value: Value<'_>, state: &mut impl Hasher) {
+    match value {
+        Value::Text(text) => text.hash(state),
+        Value::Unsigned(number) => number.hash(state),
+        Value::Name(_, number) => number.hash(state),
+        _ => 0u8.hash(state),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_sorted_unique_and_in_their_ranges() {
+        assert!(TYPES.windows(2).all(|pair| pair[0].id < pair[1].id));
+        for info in TYPES {
+            assert_eq!(by_id(info.id), Some(info));
+            assert_eq!(by_name(info.name).is_some(), info.is_data(), "{}", info.name);
+        }
+    }
+
+    #[test]
+    fn every_name_in_a_row_is_a_field_of_it() {
+        for info in TYPES {
+            let named = info.key.iter().chain(info.conflate).chain(info.any_of).copied();
+            let named = named.chain(info.attributes.iter().map(|(_, name)| *name));
+            for name in named.chain(info.raise.iter().map(|rule| rule.field)) {
+                assert!(info.record.position(name).is_some(), "{}.{name}", info.name);
+            }
+            assert_eq!(info.is_data(), !info.key.is_empty(), "{} must have a key", info.name);
+            assert!(info.raise.iter().all(|rule| rule.to > info.class), "{}: a rule only raises", info.name);
+        }
+    }
+
+    #[test]
+    fn near_misses_are_suggested() {
+        assert_eq!(nearest_name("market_dta"), Some("market_data"));
+        assert_eq!(nearest_name("risk_alerts"), Some("risk_alert"));
+        assert_eq!(nearest_name("zzzzzzzz"), None);
+    }
+}

@@ -164,6 +164,9 @@ pub enum FieldReason {
     /// At least one field of a group is needed.
     #[error("at least one of {} is required", .0.join(", "))]
     AnyOf(&'static [&'static str]),
+    /// A key that is there twice.
+    #[error("is there twice")]
+    Duplicate,
     /// Not a field of this type.
     #[error("is not a field of this type")]
     Unknown,

@@ -508,7 +508,7 @@ impl Field for String {
         match present(input)? {
             Input::Text(text) => check_text(text).map(|()| text.clone().into_owned()),
             // Identifiers such as `user_id: 42` are numbers in some legacy payloads.
-            Input::Number(text) => Ok((*text).to_owned()),
+            Input::Number(text) => check_text(text).map(|()| (*text).to_owned()),
             _ => kind_error("a string"),
         }
     }
@@ -822,8 +822,12 @@ impl ArchivedField for ArchivedMap {
     }
     fn check(&self) -> Result<(), FieldError> {
         check_len(self.0.len())?;
+        let mut keys = std::collections::HashSet::with_capacity(self.0.len());
         for entry in self.0.iter() {
             check_text(&entry.key)?;
+            if !keys.insert(entry.key.as_str()) {
+                return Err(FieldError::new(entry.key.as_str(), FieldReason::Duplicate));
+            }
             entry.value.check().map_err(|error| error.within(&entry.key))?;
         }
         Ok(())

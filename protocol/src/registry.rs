@@ -186,11 +186,14 @@ impl<'a> View<'a> {
     /// The key field that cannot be part of a topic.
     pub fn write_key(self, key: &mut String) -> Result<(), FieldError> {
         key.clear();
-        for name in self.info().key {
+        let info = self.info();
+        for name in info.key {
             let Value::Text(text) = self.field(name) else {
                 return Err(FieldError::new(*name, FieldReason::Key));
             };
-            if !is_key(text) {
+            // Only the last field may have dots of its own, or the key could not be taken apart again.
+            let is_last = info.key.last() == Some(name);
+            if !is_key(text) || (!is_last && text.contains('.')) {
                 return Err(FieldError::new(*name, FieldReason::Key));
             }
             if !key.is_empty() {

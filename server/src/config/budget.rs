@@ -167,7 +167,7 @@ mod tests {
                 ("scratch", 2 * SHARD_SCRATCH_BYTES),
             ]
         );
-        assert_eq!(budget.bytes(), lines.iter().map(|(_, bytes)| bytes).sum());
+        assert_eq!(budget.bytes(), lines.iter().map(|(_, bytes)| *bytes).sum::<u64>());
         assert_eq!(budget.history.each, 262_144 + 256 * 2 * REFERENCE_BYTES);
     }
 

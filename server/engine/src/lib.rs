@@ -1,1 +1,54 @@
-//! placeholder
+//! Fan-out: every event in once, and from one ring to every subscriber. No socket, no clock, no JSON.
+//!
+//! ```text
+//!  publishers                          one shard per core, each on its own thread
+//!  ──────────                          ┌──────────────────────────────────────────────────────┐
+//!  Engine::publish ─► Ring ─► Reader ─►│ turn: Index ─► Run of each group ─► flush ─► PeerIo  │
+//!    number, stamp,   slots            │         │                             │              │
+//!    store, wake      cursor           │         └─► History                   └─► Outbox     │
+//!                                      └──────────────────────────────────────────────────────┘
+//! ```
+//!
+//! The promise, for every subscription, from the sequence its bind names, on each stream:
+//! `received + conflated + gapped + filtered + queued = published`; and what a peer did not receive it is
+//! told, before the next event of that stream or when its outbox is empty. `sim.rs` checks it.
+//!
+//! Modules in reading order: an [`event`] gets its number from the `sequencer` in the [`engine`]'s ingest
+//! section, which notes it in the `records` and puts it on the [`ring`]; a sleeping [`shard`] is woken
+//! by [`wake`]. The shard's `index` names delivery groups; a `run` is what a group gets in a turn;
+//! [`flush`] writes it, and what a [`peer`] cannot take at once waits in its `outbox`, whose losses are
+//! entered in the `ledger`. `history` is what [`subscribe`] starts from; `store` counts who holds what;
+//! [`stats`] counts the rest.
+
+pub mod engine;
+pub mod event;
+pub mod flush;
+mod history;
+mod index;
+mod leave;
+mod ledger;
+mod outbox;
+pub mod peer;
+mod records;
+pub mod ring;
+mod run;
+mod sequencer;
+pub mod shard;
+#[cfg(all(test, not(tickcast_loom)))]
+mod sim;
+pub mod stats;
+mod store;
+pub mod subscribe;
+mod sync;
+pub mod wake;
+
+pub use engine::{Engine, EngineConfig, PublishError, Receipt};
+pub use event::{Event, Format, Incoming, Render, binary_message};
+pub use flush::{Flushed, PeerIo, Written};
+pub use outbox::{CONTROL_BYTES_MAX, CONTROL_MESSAGES_MAX};
+pub use peer::{PeerId, PeerStatus};
+pub use records::StreamSummary;
+pub use shard::{SendError, Shard, Turn};
+pub use stats::{ShardCounts, ShardStats};
+pub use subscribe::{Start, Subscribe, SubscribeError, Subscribed};
+pub use wake::Notify;

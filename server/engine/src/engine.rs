@@ -1,0 +1,348 @@
+//! The shared handle: takes an event once and puts it where every shard reads it.
+//!
+//! ```text
+//!   publish:  validate, copy, allocate     (outside, any thread)
+//!             ┌ lock ──────────────────┐
+//!             │ number and time        │   Sequencer
+//!             │ stamp the header       │   Draft -> Event
+//!             │ head and last value    │   Records
+//!             │ slot, then cursor      │   Ring
+//!             └────────────────────────┘
+//!             wake the sleeping shards
+//! ```
+//!
+//! The section is short, allocates one ring node (and a record when a stream is born), and waits for no
+//! reader. One writer at a time is what gives the ring its single writer.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tickcast_protocol::frame::PAYLOAD_BYTES_MAX;
+use tickcast_protocol::{BootId, Class, Epoch, Sequence, StreamId, Topic};
+
+use crate::event::{Draft, Incoming, Item, Render, Skip};
+use crate::records::{Record, Records, StreamSummary};
+use crate::ring::{self, Ring};
+use crate::sequencer::{Sequencer, Stamp};
+use crate::shard::Shard;
+use crate::stats::ShardStats;
+use crate::wake::{Notify, WakeFlag};
+
+/// Bounds of the engine. Worst-case memory is their sum: the ring's events once; per shard and stream the
+/// history; per slow peer the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Slots of the ring, a power of two. Each costs 128 B and the event it holds. A shard that is this
+    /// many events behind is lapped.
+    pub ring_slots: usize,
+    /// Most streams. Past it a publish to a new one fails with [`PublishError::StreamLimit`].
+    pub streams_max: usize,
+    /// Recent events kept per stream and shard, for resume. Shards share the bytes.
+    pub history_events: usize,
+    /// Bytes of recent events kept per stream.
+    pub history_bytes: usize,
+    /// Most events that wait for one slow peer; past it its policy decides.
+    pub outbox_events: usize,
+    /// Most bytes of events that wait for one slow peer. One event that is larger may wait alone.
+    pub outbox_bytes: usize,
+    /// Most critical events that wait for one peer; past it the peer is closed with 4003.
+    pub critical_events: usize,
+    /// Most bytes of critical events that wait for one peer; past it the peer is closed with 4003.
+    pub critical_bytes: usize,
+    /// Number of shards.
+    pub shards: usize,
+    /// Most events a shard distributes per turn.
+    pub turn_events: usize,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            ring_slots: ring::CAPACITY_DEFAULT,
+            streams_max: 100_000,
+            history_events: 256,
+            history_bytes: 256 * 1024,
+            outbox_events: 1_024,
+            outbox_bytes: 256 * 1024,
+            critical_events: 4_096,
+            critical_bytes: 4 * 1024 * 1024,
+            shards: 1,
+            turn_events: 256,
+        }
+    }
+}
+
+/// What a publish got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// The stream it went to.
+    pub stream: StreamId,
+    /// Its number on the stream; of a skip, the last one that was skipped.
+    pub sequence: Sequence,
+    /// The time it carries, in ns since the Unix epoch.
+    pub publish_time: u64,
+}
+
+/// Why an event was not published. Nothing was numbered, so no hole is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    /// The stream would be a new one, and there are as many as there may be.
+    StreamLimit {
+        /// The bound, in streams.
+        max: usize,
+    },
+    /// The payload is larger than a frame may be.
+    TooLarge {
+        /// Bytes of the payload.
+        size: usize,
+    },
+    /// A skip of no events.
+    EmptySkip,
+}
+
+impl fmt::Display for PublishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StreamLimit { max } => write!(f, "there are {max} streams, which is the limit"),
+            Self::TooLarge { size } => {
+                write!(f, "payload of {size} bytes exceeds the limit of {PAYLOAD_BYTES_MAX}")
+            }
+            Self::EmptySkip => f.write_str("a skip is of at least one event"),
+        }
+    }
+}
+
+impl std::error::Error for PublishError {}
+
+/// The engine as publishers and the status page see it. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    epoch: Epoch,
+    boot: BootId,
+    streams_max: usize,
+    ingest: Mutex<Ingest>,
+    records: Arc<Records>,
+    ring: Ring<Item>,
+    flags: Vec<Arc<WakeFlag<Waker>>>,
+    stats: Vec<Arc<ShardStats>>,
+}
+
+/// What only the one who holds the lock touches.
+struct Ingest {
+    sequencer: Sequencer,
+    writer: ring::Writer<Item>,
+    /// The record of stream id `i + 1`.
+    records: Vec<Arc<Record>>,
+}
+
+/// A notifier behind a pointer, so that shards of one engine may sleep in different ways.
+pub struct Waker(Arc<dyn Notify>);
+
+impl Notify for Waker {
+    fn notify(&self) {
+        self.0.notify();
+    }
+}
+
+impl Engine {
+    /// An engine and its shards, each to be run by one thread. `notifies` has one notifier per shard.
+    ///
+    /// # Panics
+    /// When `ring_slots` is no power of two or too large, another bound is zero, or the number of
+    /// notifiers differs from that of shards: settings are checked before they come here.
+    #[must_use]
+    pub fn new(
+        config: EngineConfig,
+        epoch: Epoch,
+        boot: BootId,
+        render: Arc<dyn Render>,
+        notifies: Vec<Arc<dyn Notify>>,
+    ) -> (Self, Vec<Shard>) {
+        assert_eq!(notifies.len(), config.shards, "one notifier per shard");
+        let bounds = [
+            config.streams_max,
+            config.outbox_events,
+            config.outbox_bytes,
+            config.critical_events,
+            config.critical_bytes,
+            config.turn_events,
+        ];
+        assert!(bounds.iter().all(|bound| *bound > 0), "every bound is positive: {config:?}");
+        let (writer, ring) = Ring::with_capacity(config.ring_slots).expect("ring_slots was checked");
+        let records = Arc::new(Records::default());
+        let flags: Vec<_> =
+            notifies.into_iter().map(|notify| Arc::new(WakeFlag::new(Waker(notify)))).collect();
+        let stats: Vec<_> = flags.iter().map(|_| Arc::new(ShardStats::default())).collect();
+        let shards = (0..config.shards)
+            .map(|index| {
+                Shard::new(
+                    &config,
+                    epoch,
+                    ring.reader(),
+                    Arc::clone(&records),
+                    Arc::clone(&render),
+                    Arc::clone(&flags[index]),
+                    Arc::clone(&stats[index]),
+                )
+            })
+            .collect();
+        let sequencer = Sequencer::new(config.streams_max);
+        let ingest = Mutex::new(Ingest { sequencer, writer, records: Vec::new() });
+        let streams_max = config.streams_max;
+        let shared = Shared { epoch, boot, streams_max, ingest, records, ring, flags, stats };
+        (Self { shared: Arc::new(shared) }, shards)
+    }
+
+    /// Numbers an event and puts it on the ring. `now` is in ns since the Unix epoch; an earlier time
+    /// than one already given out is raised to that.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was published.
+    pub fn publish(&self, incoming: Incoming<'_>, now: u64) -> Result<Receipt, PublishError> {
+        let receipt = self.publish_quietly(incoming, now)?;
+        self.wake();
+        Ok(receipt)
+    }
+
+    /// As [`publish`](Self::publish), but sleeping shards stay asleep: for the events of one batch, all
+    /// but the last. Whoever uses it must call [`wake`](Self::wake) afterwards.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was published.
+    pub fn publish_quietly(&self, incoming: Incoming<'_>, now: u64) -> Result<Receipt, PublishError> {
+        if incoming.payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(PublishError::TooLarge { size: incoming.payload.len() });
+        }
+        let draft = Draft::new(&incoming);
+        let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = self.stamp(&mut ingest, incoming.topic, incoming.facts.class, 1, now)?;
+        let event = draft.stamp(stamp.stream, stamp.through, stamp.publish_time);
+        let position = ingest.writer.cursor();
+        ingest.record(stamp.stream).update(position, stamp.through.0, Some(&event));
+        ingest.writer.publish(Item::Event(event));
+        Ok(Receipt::of(&stamp))
+    }
+
+    /// Tells all subscribers of a stream that its source skipped `count` events: they are given numbers,
+    /// and a notice in their place.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was told.
+    pub fn skip(&self, topic: &Topic, class: Class, count: u64, now: u64) -> Result<Receipt, PublishError> {
+        if count == 0 {
+            return Err(PublishError::EmptySkip);
+        }
+        let stamp = {
+            let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);
+            let stamp = self.stamp(&mut ingest, topic, class, count, now)?;
+            let position = ingest.writer.cursor();
+            ingest.record(stamp.stream).update(position, stamp.through.0, None);
+            ingest.writer.publish(Item::Skip(Skip {
+                stream: stamp.stream,
+                topic: topic.clone(),
+                class,
+                from: stamp.from.0,
+                through: stamp.through.0,
+            }));
+            stamp
+        };
+        self.wake();
+        Ok(Receipt::of(&stamp))
+    }
+
+    /// Wakes the shards that sleep.
+    pub fn wake(&self) {
+        for flag in &self.shared.flags {
+            flag.wake();
+        }
+    }
+
+    /// Every stream, in order of id. Copies; for the status page.
+    #[must_use]
+    pub fn streams(&self) -> Vec<StreamSummary> {
+        self.shared.records.all().iter().map(|record| record.summary()).collect()
+    }
+
+    /// How many streams there are.
+    #[must_use]
+    pub fn stream_count(&self) -> usize {
+        self.shared.records.len()
+    }
+
+    /// How many events the slowest shard is behind.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        let cursor = self.shared.ring.cursor();
+        let behind = self.shared.stats.iter().map(|stats| cursor.saturating_sub(stats.position.get()));
+        behind.max().unwrap_or(0)
+    }
+
+    /// The counters of each shard.
+    #[must_use]
+    pub fn shard_stats(&self) -> &[Arc<ShardStats>] {
+        &self.shared.stats
+    }
+
+    /// The life of the history that sequences belong to.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.shared.epoch
+    }
+
+    /// The run that stream ids belong to.
+    #[must_use]
+    pub fn boot(&self) -> BootId {
+        self.shared.boot
+    }
+
+    fn stamp(
+        &self,
+        ingest: &mut Ingest,
+        topic: &Topic,
+        class: Class,
+        count: u64,
+        now: u64,
+    ) -> Result<Stamp, PublishError> {
+        let stamp = ingest
+            .sequencer
+            .assign(topic, class, count, now)
+            .map_err(|_| PublishError::StreamLimit { max: self.shared.streams_max })?;
+        if stamp.born {
+            ingest.records.push(self.shared.records.birth(stamp.stream, topic.clone(), class));
+        }
+        Ok(stamp)
+    }
+}
+
+impl Ingest {
+    fn record(&self, stream: StreamId) -> &Record {
+        &self.records[stream.0 as usize - 1]
+    }
+}
+
+impl Receipt {
+    fn of(stamp: &Stamp) -> Self {
+        Self { stream: stamp.stream, sequence: stamp.through, publish_time: stamp.publish_time }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("epoch", &self.shared.epoch)
+            .field("streams", &self.stream_count())
+            .field("ring", &self.shared.ring)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waker")
+    }
+}

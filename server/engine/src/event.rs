@@ -1,0 +1,394 @@
+//! An event as it is delivered: its bytes, made once and shared by every socket.
+//!
+//! The binary form is complete when the event is published: WebSocket head, Tickcast header, payload.
+//! Every other [`Format`] has a cell that the first shard to need it fills; a shard that loses the race
+//! throws its copy away and counts it, so nobody waits for anybody.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use tickcast_protocol::frame::{self, HEADER_LEN, Header};
+use tickcast_protocol::message::View;
+use tickcast_protocol::registry::{Attributes, TypeInfo};
+use tickcast_protocol::{Class, Message, Sequence, StreamId, Topic};
+
+use crate::stats::ShardStats;
+
+/// Opcode of a binary WebSocket message.
+pub const OPCODE_BINARY: u8 = 2;
+
+/// Which bytes a peer reads. Closed, so that every event has one cell per form and no map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Tickcast frames, protocol v2: made at publish.
+    Binary,
+    /// JSON of dialect D1, names in snake case.
+    D1Snake,
+    /// JSON of dialect D1, names in camel case.
+    D1Camel,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 3] = [Self::Binary, Self::D1Snake, Self::D1Camel];
+    /// How many formats are rendered when first needed: all but the binary one.
+    pub const LAZY: usize = Self::ALL.len() - 1;
+
+    /// True for the format whose bytes exist from the start.
+    #[must_use]
+    pub const fn is_binary(self) -> bool {
+        matches!(self, Self::Binary)
+    }
+
+    /// The event's cell that holds this format, or `None` for binary.
+    #[must_use]
+    pub const fn cell(self) -> Option<usize> {
+        match self {
+            Self::Binary => None,
+            Self::D1Snake => Some(0),
+            Self::D1Camel => Some(1),
+        }
+    }
+}
+
+/// Makes the bytes that only the server's codec knows how to make. Called on shard threads, where it
+/// must not block.
+pub trait Render: Send + Sync {
+    /// One event as a whole WebSocket message (head included), or `None` when the format cannot carry
+    /// it. Never asked for [`Format::Binary`].
+    fn event(&self, event: &Event, format: Format) -> Option<Bytes>;
+
+    /// What the engine tells one subscriber (bind, begin, end, notice, heartbeat), as a whole WebSocket
+    /// message; `None` when the format has no word for it. `topic` is that of the message's stream, when
+    /// it concerns one stream. [`binary_message`] answers for [`Format::Binary`].
+    fn control(&self, message: &Message, topic: Option<&Topic>, format: Format) -> Option<Bytes>;
+}
+
+/// A control message as one binary WebSocket message, head included.
+#[must_use]
+pub fn binary_message(message: &Message) -> Bytes {
+    let (payload, header) = frame::payload(message);
+    let (head, head_len) = frame::websocket_head(OPCODE_BINARY, HEADER_LEN + payload.len());
+    let mut out = Vec::with_capacity(head_len + HEADER_LEN + payload.len());
+    out.extend_from_slice(&head[..head_len]);
+    out.extend_from_slice(&header.to_bytes());
+    out.extend_from_slice(&payload);
+    Bytes::from(out)
+}
+
+/// One event on its way to every shard.
+pub struct Event {
+    stream: StreamId,
+    topic: Topic,
+    class: Class,
+    type_id: u16,
+    schema_version: u16,
+    root_len: u16,
+    /// Where the payload starts in `binary`.
+    payload_at: u16,
+    sequence: Sequence,
+    publish_time: u64,
+    conflation_key: u64,
+    attributes: Attributes,
+    binary: Bytes,
+    cells: [OnceLock<Option<Bytes>>; Format::LAZY],
+}
+
+/// What came in to be published: a payload that was already validated, and what routing needs of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// The row of the message table.
+    pub info: &'static TypeInfo,
+    /// Where it goes.
+    pub topic: &'a Topic,
+    /// Class, conflation key and attributes ([`View::facts`]).
+    pub facts: tickcast_protocol::registry::Facts,
+    /// As the publisher's header said.
+    pub schema_version: u16,
+    /// As the publisher's header said.
+    pub root_len: u16,
+    /// The rkyv payload, forwarded as it came.
+    pub payload: &'a [u8],
+}
+
+/// An event without a number: everything that can be made outside of the ingest section.
+pub(crate) struct Draft {
+    event: Arc<Event>,
+    buffer: Vec<u8>,
+}
+
+impl Draft {
+    /// Copies the payload behind its heads. Two allocations: the buffer and the event.
+    pub(crate) fn new(incoming: &Incoming<'_>) -> Self {
+        let length = incoming.payload.len();
+        let (head, head_len) = frame::websocket_head(OPCODE_BINARY, HEADER_LEN + length);
+        let class = incoming.facts.class;
+        let header = Header {
+            type_id: incoming.info.id,
+            schema_version: incoming.schema_version,
+            flags: if class == Class::Critical { frame::FLAG_CRITICAL } else { 0 },
+            root_len: incoming.root_len,
+            payload_len: length as u32,
+            raw_len: length as u32,
+            ..Header::default()
+        };
+        // Exactly as large as it gets, so that it becomes `Bytes` without another allocation.
+        let mut buffer = Vec::with_capacity(head_len + HEADER_LEN + length);
+        buffer.extend_from_slice(&head[..head_len]);
+        buffer.extend_from_slice(&header.to_bytes());
+        buffer.extend_from_slice(incoming.payload);
+        let event = Arc::new(Event {
+            stream: StreamId(0),
+            topic: incoming.topic.clone(),
+            class,
+            type_id: incoming.info.id,
+            schema_version: incoming.schema_version,
+            root_len: incoming.root_len,
+            payload_at: (head_len + HEADER_LEN) as u16,
+            sequence: Sequence(0),
+            publish_time: 0,
+            conflation_key: incoming.facts.conflation_key,
+            attributes: incoming.facts.attributes,
+            binary: Bytes::new(),
+            cells: Default::default(),
+        });
+        Self { event, buffer }
+    }
+
+    /// Writes stream, sequence and time where the header has them. Allocates nothing.
+    pub(crate) fn stamp(self, stream: StreamId, sequence: Sequence, publish_time: u64) -> Arc<Event> {
+        let Self { mut event, mut buffer } = self;
+        let inner = Arc::get_mut(&mut event).expect("a draft is not shared");
+        let header = usize::from(inner.payload_at) - HEADER_LEN;
+        buffer[header + 12..header + 16].copy_from_slice(&stream.0.to_le_bytes());
+        buffer[header + 16..header + 24].copy_from_slice(&sequence.0.to_le_bytes());
+        buffer[header + 24..header + 32].copy_from_slice(&publish_time.to_le_bytes());
+        inner.stream = stream;
+        inner.sequence = sequence;
+        inner.publish_time = publish_time;
+        inner.binary = Bytes::from(buffer);
+        event
+    }
+}
+
+impl Event {
+    /// The stream it belongs to.
+    #[must_use]
+    pub fn stream(&self) -> StreamId {
+        self.stream
+    }
+
+    /// Topic of the stream.
+    #[must_use]
+    pub fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Class of the stream.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.class
+    }
+
+    /// The message's type.
+    #[must_use]
+    pub fn type_id(&self) -> u16 {
+        self.type_id
+    }
+
+    /// Version of the type's schema, as published.
+    #[must_use]
+    pub fn schema_version(&self) -> u16 {
+        self.schema_version
+    }
+
+    /// Bytes of the root record, at the end of the payload.
+    #[must_use]
+    pub fn root_len(&self) -> u16 {
+        self.root_len
+    }
+
+    /// Its number on the stream.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.sequence
+    }
+
+    /// When it was accepted, in ns since the Unix epoch.
+    #[must_use]
+    pub fn publish_time(&self) -> u64 {
+        self.publish_time
+    }
+
+    /// Hash of type and conflation fields.
+    #[must_use]
+    pub fn conflation_key(&self) -> u64 {
+        self.conflation_key
+    }
+
+    /// What filters can ask about.
+    #[must_use]
+    pub fn attributes(&self) -> &Attributes {
+        &self.attributes
+    }
+
+    /// WebSocket head, Tickcast header and payload.
+    #[must_use]
+    pub fn binary(&self) -> &Bytes {
+        &self.binary
+    }
+
+    /// The rkyv payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.binary[usize::from(self.payload_at)..]
+    }
+
+    /// The message, read in place. The structure is checked again, because checked access is the only
+    /// access there is.
+    ///
+    /// # Panics
+    /// When the payload was not validated before it was published: our mistake, not the publisher's.
+    #[must_use]
+    pub fn view(&self) -> View<'_> {
+        View::access(self.type_id, self.payload(), self.root_len).expect("payloads are validated at publish")
+    }
+
+    /// The whole WebSocket message in `format`; `None` when the format cannot carry the event. The first
+    /// call per lazy format renders, for every shard.
+    pub fn framed(&self, format: Format, render: &dyn Render, stats: &ShardStats) -> Option<&Bytes> {
+        let Some(cell) = format.cell() else { return Some(&self.binary) };
+        let cell = &self.cells[cell];
+        if cell.get().is_none() {
+            stats.renders.add(1);
+            // Rendering happens outside of `set`, which then only moves a pointer.
+            if cell.set(render.event(self, format)).is_err() {
+                stats.lost_races.add(1);
+            }
+        }
+        cell.get().and_then(Option::as_ref)
+    }
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Event({} {} #{})", self.topic, self.class.name(), self.sequence)
+    }
+}
+
+/// What the ring carries: an event, or the news that sequences were jumped over.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Event(Arc<Event>),
+    Skip(Skip),
+}
+
+/// Sequences that no event has, because the source skipped them; told in order with the events.
+#[derive(Clone, Debug)]
+pub(crate) struct Skip {
+    pub(crate) stream: StreamId,
+    pub(crate) topic: Topic,
+    pub(crate) class: Class,
+    pub(crate) from: u64,
+    pub(crate) through: u64,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tickcast_protocol::frame::Frame;
+    use tickcast_protocol::registry::{self, Facts};
+
+    /// An event whose payload is only a filler: most of the engine never looks at it.
+    pub(crate) fn event(stream: u32, sequence: u64, key: u64, class: Class, payload: &[u8]) -> Arc<Event> {
+        let topic = Topic::parse(&format!("market_data.S{stream}")).unwrap();
+        Draft::new(&incoming(&topic, class, key, payload)).stamp(
+            StreamId(stream),
+            Sequence(sequence),
+            1_000 + sequence,
+        )
+    }
+
+    pub(crate) fn incoming<'a>(topic: &'a Topic, class: Class, key: u64, payload: &'a [u8]) -> Incoming<'a> {
+        Incoming {
+            info: registry::by_name(topic.type_name()).unwrap(),
+            topic,
+            facts: Facts { class, conflation_key: key, attributes: Attributes::default() },
+            schema_version: 1,
+            root_len: 8,
+            payload,
+        }
+    }
+
+    /// Renders an event as its debug text, and knows no control messages.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Render for Counting {
+        fn event(&self, event: &Event, format: Format) -> Option<Bytes> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            (format == Format::D1Snake).then(|| Bytes::from(format!("{event:?}")))
+        }
+
+        fn control(&self, _: &Message, _: Option<&Topic>, _: Format) -> Option<Bytes> {
+            None
+        }
+    }
+
+    #[test]
+    fn stamped_header_reads_back_at_every_head_length() {
+        for length in [0, 1, 85, 86, 65_495, 65_496, 70_000] {
+            let payload = vec![7; length];
+            let event = event(3, 9, 1, Class::Critical, &payload);
+            let head = match length + HEADER_LEN {
+                0..=125 => 2,
+                126..=65_535 => 4,
+                _ => 10,
+            };
+            let (frame, rest) = Frame::split_first(&event.binary()[head..], 1 << 20).unwrap();
+            assert!(rest.is_empty());
+            assert_eq!(frame.payload, payload);
+            assert_eq!(event.payload(), payload);
+            assert_eq!(
+                (frame.header.stream, frame.header.sequence, frame.header.publish_time),
+                (3, 9, 1_009)
+            );
+            assert_eq!(frame.header.flags, frame::FLAG_CRITICAL);
+        }
+    }
+
+    #[test]
+    fn event_is_rendered_once_per_format() {
+        let (event, render, stats) =
+            (event(1, 1, 1, Class::Latest, b"x"), Counting::default(), ShardStats::default());
+        for _ in 0..3 {
+            assert_eq!(event.framed(Format::Binary, &render, &stats), Some(event.binary()));
+            assert!(event.framed(Format::D1Snake, &render, &stats).is_some());
+            assert_eq!(event.framed(Format::D1Camel, &render, &stats), None, "the format cannot carry it");
+        }
+        assert_eq!(render.0.load(Ordering::Relaxed), 2);
+        assert_eq!((stats.renders.get(), stats.lost_races.get()), (2, 0));
+    }
+
+    #[test]
+    fn lost_race_is_dropped_and_counted() {
+        struct Racing(Arc<Event>);
+        impl Render for Racing {
+            fn event(&self, event: &Event, format: Format) -> Option<Bytes> {
+                // Another shard fills the cell while this one renders.
+                let _ = self.0.framed(format, &Counting::default(), &ShardStats::default());
+                Some(Bytes::from(format!("late {event:?}")))
+            }
+            fn control(&self, _: &Message, _: Option<&Topic>, _: Format) -> Option<Bytes> {
+                None
+            }
+        }
+        let (event, stats) = (event(1, 1, 1, Class::Latest, b"x"), ShardStats::default());
+        let bytes = event.framed(Format::D1Snake, &Racing(Arc::clone(&event)), &stats).unwrap();
+        assert!(bytes.starts_with(b"Event("));
+        assert_eq!(stats.lost_races.get(), 1);
+    }
+}

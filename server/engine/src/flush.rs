@@ -1,0 +1,333 @@
+//! From runs and outboxes to sockets: one write per dirty connection, all it has.
+//!
+//! Per delivery there is no lock, no allocation, no clock and no atomic: a peer that keeps up costs one
+//! call of [`PeerIo::write`] with its group's buffer.
+#![forbid(unsafe_code)]
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use tickcast_protocol::{CloseCode, Message, StreamId};
+
+use crate::event::Render;
+use crate::index::{GroupId, Index};
+use crate::ledger::Loss;
+use crate::outbox::{Committed, Losses, Source};
+use crate::peer::{Peer, PeerId};
+use crate::run::Run;
+use crate::shard::Shard;
+use crate::stats::ShardStats;
+use crate::store::{EventRef, Store};
+
+/// Most writes to one peer in one flush, about 64 KiB each; a peer with more waiting goes on next time.
+const WRITES_MAX: usize = 8;
+
+/// What a socket made of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It took this many bytes; fewer than there were means that it is full.
+    Bytes(usize),
+    /// It is full. The caller waits until it is writable, then calls [`Shard::flush_peer`].
+    WouldBlock,
+    /// It is dead. The caller detaches the peer.
+    Gone,
+}
+
+/// The sockets, as a shard sees them.
+pub trait PeerIo {
+    /// Writes as much as `peer`'s socket takes at once, without waiting. After a partial write, or none,
+    /// the shard leaves the peer alone until [`Shard::flush_peer`].
+    fn write(&mut self, peer: PeerId, bufs: &[IoSlice<'_>]) -> Written;
+}
+
+/// How a peer stands after [`Shard::flush_peer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Nothing waits for it.
+    Idle,
+    /// Its socket is full, and more waits.
+    Blocked,
+    /// Its socket is dead, or the id is stale.
+    Gone,
+    /// All that could be written was, and it must be closed with this code.
+    Close(CloseCode),
+}
+
+impl Shard {
+    /// Writes the turn's runs, and what else waits for peers whose sockets are not known to be full.
+    pub fn flush(&mut self, io: &mut impl PeerIo) {
+        let mut groups = std::mem::take(&mut self.dirty_groups);
+        for group in groups.drain(..) {
+            self.flush_run(group, io);
+        }
+        self.dirty_groups = groups;
+
+        let mut dirty = std::mem::take(&mut self.dirty_peers);
+        for index in dirty.drain(..) {
+            // The place may be another peer's by now; then there is nothing to lose by looking.
+            let Some(peer) = self.peers.get_mut(index) else { continue };
+            peer.dirty = false;
+            if !peer.blocked && peer.has_output() {
+                self.write_outbox(index, io);
+            }
+        }
+        // What did not fit in this flush was marked dirty again, on the new list.
+        dirty.append(&mut self.dirty_peers);
+        self.dirty_peers = dirty;
+        self.stats.queued.set(self.queued);
+    }
+
+    /// Writes what waits for one peer, after its socket has become writable again.
+    pub fn flush_peer(&mut self, peer: PeerId, io: &mut impl PeerIo) -> Flushed {
+        let Some(index) = self.peers.find(peer) else { return Flushed::Gone };
+        let found = self.peers.member(index);
+        found.blocked = false;
+        while self.peers.member(index).has_output() && !self.peers.member(index).blocked {
+            self.write_outbox(index, io);
+        }
+        self.stats.queued.set(self.queued);
+        let found = self.peers.member(index);
+        match found.closing {
+            _ if found.gone => Flushed::Gone,
+            _ if found.blocked => Flushed::Blocked,
+            Some(code) => Flushed::Close(code),
+            None => Flushed::Idle,
+        }
+    }
+
+    /// Turns runs that nobody flushed into references in outboxes.
+    pub(crate) fn spill_runs(&mut self) {
+        while let Some(group) = self.dirty_groups.last() {
+            self.spill_run(*group);
+        }
+    }
+
+    /// The same for one group: before its members change.
+    pub(crate) fn spill_run(&mut self, group: GroupId) {
+        let Some(at) = self.dirty_groups.iter().rposition(|other| *other == group) else { return };
+        self.dirty_groups.swap_remove(at);
+        let mut run = std::mem::take(&mut self.index.group_mut(group).run);
+        for at in 0..self.index.group(group).members.len() {
+            let member = self.index.group(group).members[at];
+            self.queue_run(member, &run, 0);
+        }
+        run.release(&mut self.store);
+        self.index.group_mut(group).run = run;
+    }
+
+    /// Writes a group's run to every member that has nothing older waiting, and queues it for the rest.
+    fn flush_run(&mut self, group: GroupId, io: &mut impl PeerIo) {
+        let mut run = std::mem::take(&mut self.index.group_mut(group).run);
+        let members = std::mem::take(&mut self.index.group_mut(group).members);
+        let format = self.index.group(group).key.format;
+        let mut laid_out = false;
+        for member in &members {
+            let peer = self.peers.member(*member);
+            if peer.is_over() {
+                continue;
+            }
+            if peer.blocked || !peer.outbox.lanes_are_empty() {
+                self.queue_run(*member, &run, 0);
+                continue;
+            }
+            if !laid_out {
+                laid_out = true;
+                let Self { render, stats, store, run_buffer, .. } = self;
+                run.lay_out(run_buffer, store, |out, event| {
+                    let bytes = event.framed(format, &**render, stats);
+                    out.extend_from_slice(bytes.expect("rendered when it was added"));
+                });
+            }
+            self.write_run(*member, &run, io);
+        }
+        run.release(&mut self.store);
+        let group = self.index.group_mut(group);
+        group.run = run;
+        group.members = members;
+    }
+
+    /// Writes a run, behind control messages and notices if there are any.
+    fn write_run(&mut self, index: u32, run: &Run, io: &mut impl PeerIo) {
+        let id = self.peers.id(index);
+        let peer = self.peers.member(index);
+        // Even without bytes: a format may have no word for a notice, which is then done with.
+        let gathered = peer.has_output();
+        if gathered && !self.gather(index) {
+            self.queue_run(index, run, 0);
+            return;
+        }
+        let before = if gathered { self.write_buffer.len() } else { 0 };
+        let bufs = [IoSlice::new(&self.write_buffer[..before]), IoSlice::new(&self.run_buffer)];
+        let written = io.write(id, if before == 0 { &bufs[1..] } else { &bufs });
+        self.stats.writes.add(1);
+        let bytes = self.accepted(index, written);
+        if gathered {
+            self.commit(index, bytes.min(before));
+        }
+        let of_run = bytes.saturating_sub(before);
+        let whole = run.frames_within(of_run);
+        let begun =
+            if whole < run.frames().len() { self.keep_rest(index, run, whole, of_run) } else { whole };
+        let peer = self.peers.member(index);
+        peer.delivered += begun as u64;
+        self.stats.deliveries.add(begun as u64);
+        if peer.format.is_binary() {
+            self.stats.deliveries_binary.add(begun as u64);
+        }
+        if begun < run.frames().len() || before + self.run_buffer.len() > bytes {
+            self.block(index);
+            self.queue_run(index, run, begun);
+        }
+    }
+
+    /// After a partial write: copies the rest of the frame that was cut. Says how many frames were begun.
+    fn keep_rest(&mut self, index: u32, run: &Run, whole: usize, written: usize) -> usize {
+        let start = if whole == 0 { 0 } else { run.frames()[whole - 1].end };
+        if written == start {
+            return whole;
+        }
+        let cut = &run.frames()[whole];
+        let rest = &self.run_buffer[written..cut.end];
+        let stream = self.store.get(&cut.event).stream();
+        self.peers.member(index).outbox.keep_rest(rest, Some(stream));
+        whole + 1
+    }
+
+    /// Queues the frames of a run from `from` on as references.
+    fn queue_run(&mut self, index: u32, run: &Run, from: usize) {
+        let Self { peers, store, index: streams, limits, tally, stats, .. } = self;
+        let peer = peers.member(index);
+        if peer.is_over() {
+            return;
+        }
+        let waiting = peer.outbox.events();
+        let mut start = if from == 0 { 0 } else { run.frames()[from - 1].end };
+        let mut too_slow = false;
+        for frame in &run.frames()[from..] {
+            let size = frame.end - start;
+            start = frame.end;
+            let policy = peer.route(store.get(&frame.event).stream(), streams).policy;
+            let event = store.share(&frame.event);
+            let Peer { outbox, ledger, .. } = &mut *peer;
+            stats.queued_total.add(1);
+            if outbox.push(event, size, policy, limits, store, &mut Losses { ledger, tally }).is_err() {
+                too_slow = true;
+                break;
+            }
+        }
+        self.queued = self.queued + peer.outbox.events() as u64 - waiting as u64;
+        let mut tally = std::mem::take(&mut self.tally);
+        for (stream, loss) in tally.drain(..) {
+            self.count_loss(index, stream, &loss);
+        }
+        self.tally = tally;
+        if too_slow {
+            self.close(index, CloseCode::SlowConsumer);
+        }
+        self.mark_dirty(index);
+    }
+
+    /// Writes what waits for a peer; a few times, as long as the socket takes everything.
+    fn write_outbox(&mut self, index: u32, io: &mut impl PeerIo) {
+        for _ in 0..WRITES_MAX {
+            if !self.peers.member(index).has_output() {
+                return;
+            }
+            self.gather(index);
+            let bytes = if self.write_buffer.is_empty() {
+                0
+            } else {
+                let written = io.write(self.peers.id(index), &[IoSlice::new(&self.write_buffer)]);
+                self.stats.writes.add(1);
+                self.accepted(index, written)
+            };
+            self.commit(index, bytes);
+            if self.peers.member(index).gone {
+                return;
+            }
+            if bytes < self.write_buffer.len() {
+                self.block(index);
+                return;
+            }
+        }
+        if self.peers.member(index).has_output() {
+            self.mark_dirty(index);
+        }
+    }
+
+    /// Puts a peer's next bytes together in `write_buffer`; true when that is all it has.
+    fn gather(&mut self, index: u32) -> bool {
+        let Self { peers, store, index: streams, render, stats, write_buffer, write_marks, .. } = self;
+        let peer = peers.get(index).expect("attached");
+        let words = Words { peer, store, streams, render, stats };
+        peer.outbox.gather(&peer.ledger, &words, write_buffer, write_marks)
+    }
+
+    fn commit(&mut self, index: u32, bytes: usize) {
+        let Self { peers, store, write_buffer, write_marks, stats, .. } = self;
+        let peer = peers.member(index);
+        if peer.gone {
+            return;
+        }
+        let waiting = peer.outbox.events();
+        let Peer { outbox, ledger, .. } = &mut *peer;
+        let Committed { deliveries, critical } =
+            outbox.commit(bytes, write_buffer, write_marks, ledger, store);
+        self.queued = self.queued + peer.outbox.events() as u64 - waiting as u64;
+        peer.delivered += deliveries;
+        stats.deliveries.add(deliveries);
+        stats.deliveries_critical.add(critical);
+        if peer.format.is_binary() {
+            stats.deliveries_binary.add(deliveries);
+        }
+    }
+
+    /// How many bytes a socket took; a dead one is noted.
+    fn accepted(&mut self, index: u32, written: Written) -> usize {
+        match written {
+            Written::Bytes(bytes) => {
+                self.stats.sent_bytes.add(bytes as u64);
+                bytes
+            }
+            Written::WouldBlock => 0,
+            Written::Gone => {
+                let peer = self.peers.member(index);
+                self.queued -= peer.outbox.events() as u64;
+                peer.outbox.clear_events(&mut self.store);
+                peer.ledger.clear();
+                peer.gone = true;
+                0
+            }
+        }
+    }
+
+    fn block(&mut self, index: u32) {
+        self.stats.writes_short.add(1);
+        self.peers.member(index).blocked = true;
+    }
+}
+
+/// Turns a peer's entries into bytes.
+struct Words<'a> {
+    peer: &'a Peer,
+    store: &'a Store,
+    streams: &'a Index,
+    render: &'a Arc<dyn Render>,
+    stats: &'a ShardStats,
+}
+
+impl Source for Words<'_> {
+    fn event(&self, event: &EventRef, out: &mut Vec<u8>) {
+        let bytes = self.store.get(event).framed(self.peer.format, &**self.render, self.stats);
+        out.extend_from_slice(bytes.map_or(&[], |bytes| &bytes[..]));
+    }
+
+    fn notice(&self, stream: StreamId, loss: &Loss, out: &mut Vec<u8>) {
+        let subscription = self.peer.find_route(stream, self.streams).subscription;
+        let topic = self.streams.stream(stream).map(|stream| &stream.topic);
+        let message = Message::Notice(loss.notice(subscription, stream));
+        if let Some(bytes) = self.render.control(&message, topic, self.peer.format) {
+            out.extend_from_slice(&bytes);
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One stream's past on one shard: the last value of every key, and recent events without holes.
+//!
+//! What was skipped or lost lies among the recent events as a range, so a resume can say what it cannot
+//! replay. Shards share the bytes of events; a history costs 40 B per entry of its own.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::RandomState;
+
+use crate::ledger::{Cause, Loss};
+use crate::records::STREAM_KEYS_MAX;
+use crate::store::{EventRef, Store};
+
+/// How much each stream remembers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HistoryLimits {
+    pub(crate) events: usize,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct History {
+    last: HashMap<u64, EventRef, RandomState>,
+    recent: VecDeque<Recent>,
+    /// Bytes of the recent events.
+    bytes: usize,
+}
+
+/// One entry of the recent past; consecutive ones are consecutive in sequence.
+#[derive(Debug)]
+pub(crate) enum Recent {
+    Event(EventRef),
+    Gap(Loss),
+}
+
+impl History {
+    /// Remembers an event; takes the reference over.
+    pub(crate) fn push(&mut self, event: EventRef, limits: HistoryLimits, store: &mut Store) {
+        let (key, size) = {
+            let event = store.get(&event);
+            (event.conflation_key(), event.binary().len())
+        };
+        let last = store.share(&event);
+        if let Some(replaced) = self.last.insert(key, last) {
+            store.release(replaced);
+        } else if self.last.len() > STREAM_KEYS_MAX {
+            let oldest = self.last.iter().min_by_key(|(_, event)| store.get(event).sequence());
+            let key = *oldest.expect("not empty").0;
+            store.release(self.last.remove(&key).expect("just found"));
+        }
+        self.bytes += size;
+        self.recent.push_back(Recent::Event(event));
+        self.trim(limits, store);
+    }
+
+    /// Remembers that sequences are missing.
+    pub(crate) fn gap(&mut self, loss: Loss, limits: HistoryLimits, store: &mut Store) {
+        if let Some(Recent::Gap(last)) = self.recent.back_mut()
+            && last.cause == loss.cause
+        {
+            last.through = loss.through;
+            return;
+        }
+        self.recent.push_back(Recent::Gap(loss));
+        self.trim(limits, store);
+    }
+
+    /// The last value of every key, oldest first.
+    pub(crate) fn snapshot(&self, store: &mut Store) -> Vec<EventRef> {
+        let mut events: Vec<&EventRef> = self.last.values().collect();
+        events.sort_unstable_by_key(|event| store.get(event).sequence());
+        events.into_iter().map(|event| store.share(event)).collect()
+    }
+
+    /// What followed `position` up to `head`, in order: events, and ranges that are not to be had.
+    pub(crate) fn since(&self, position: u64, head: u64, store: &mut Store) -> Vec<Recent> {
+        let mut past = Vec::new();
+        let mut oldest = head + 1;
+        for entry in self.recent.iter().rev() {
+            match entry {
+                Recent::Event(event) => {
+                    let sequence = store.get(event).sequence().0;
+                    if sequence <= position {
+                        break;
+                    }
+                    oldest = sequence;
+                    past.push(Recent::Event(store.share(event)));
+                }
+                Recent::Gap(loss) => {
+                    if loss.through <= position {
+                        break;
+                    }
+                    oldest = loss.from.max(position + 1);
+                    past.push(Recent::Gap(Loss { from: oldest, ..*loss }));
+                }
+            }
+        }
+        if oldest > position + 1 {
+            past.push(Recent::Gap(Loss::gap(position + 1, oldest - 1, Cause::HistoryGone)));
+        }
+        past.reverse();
+        past
+    }
+
+    /// The oldest sequence it can still replay from, if there is one.
+    pub(crate) fn oldest(&self, store: &Store) -> Option<u64> {
+        self.recent.iter().find_map(|entry| match entry {
+            Recent::Event(event) => Some(store.get(event).sequence().0),
+            Recent::Gap(_) => None,
+        })
+    }
+
+    fn trim(&mut self, limits: HistoryLimits, store: &mut Store) {
+        while self.recent.len() > limits.events || self.bytes > limits.bytes {
+            match self.recent.pop_front() {
+                Some(Recent::Event(event)) => {
+                    self.bytes -= store.get(&event).binary().len();
+                    store.release(event);
+                }
+                Some(Recent::Gap(_)) => {}
+                None => break,
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn release(&mut self, store: &mut Store) {
+        self.trim(HistoryLimits { events: 0, bytes: 0 }, store);
+        for (_, event) in self.last.drain() {
+            store.release(event);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::tests::event;
+    use tickcast_protocol::Class;
+
+    const LIMITS: HistoryLimits = HistoryLimits { events: 4, bytes: 10_000 };
+
+    fn sequences(store: &mut Store, events: Vec<EventRef>) -> Vec<u64> {
+        let sequence = |event| {
+            let sequence = store.get(&event).sequence().0;
+            store.release(event);
+            sequence
+        };
+        events.into_iter().map(sequence).collect()
+    }
+
+    /// Events as `(sequence, sequence)`, gaps as their range.
+    fn since(history: &History, position: u64, store: &mut Store) -> Vec<(u64, u64)> {
+        let past = history.since(position, 6, store);
+        let range = |entry| match entry {
+            Recent::Event(event) => {
+                let sequence = store.get(&event).sequence().0;
+                store.release(event);
+                (sequence, sequence)
+            }
+            Recent::Gap(loss) => (loss.from, loss.through),
+        };
+        past.into_iter().map(range).collect()
+    }
+
+    fn push(history: &mut History, store: &mut Store, sequence: u64, key: u64) {
+        let event = store.insert(event(1, sequence, key, Class::Latest, &[0; 100]));
+        history.push(event, LIMITS, store);
+    }
+
+    #[test]
+    fn snapshot_is_the_last_value_per_key_in_sequence_order() {
+        let (mut history, mut store) = (History::default(), Store::default());
+        for (sequence, key) in [(1, 7), (2, 8), (3, 9), (4, 7), (5, 7), (6, 7), (7, 7)] {
+            push(&mut history, &mut store, sequence, key);
+        }
+        let snapshot = history.snapshot(&mut store);
+        assert_eq!(sequences(&mut store, snapshot), [2, 3, 7]);
+        history.release(&mut store);
+        assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn resume_replays_what_is_there_and_names_what_is_not() {
+        let (mut history, mut store) = (History::default(), Store::default());
+        for sequence in 1..=6 {
+            push(&mut history, &mut store, sequence, 1);
+        }
+        assert_eq!(since(&history, 4, &mut store), [(5, 5), (6, 6)]);
+        assert_eq!(since(&history, 6, &mut store), []);
+        assert_eq!(since(&history, 0, &mut store), [(1, 2), (3, 3), (4, 4), (5, 5), (6, 6)]);
+        assert_eq!(history.oldest(&store), Some(3));
+        history.release(&mut store);
+    }
+
+    #[test]
+    fn gaps_are_part_of_the_past() {
+        let (mut history, mut store) = (History::default(), Store::default());
+        push(&mut history, &mut store, 1, 1);
+        history.gap(Loss::gap(2, 4, Cause::Upstream), LIMITS, &mut store);
+        history.gap(Loss::gap(5, 5, Cause::Upstream), LIMITS, &mut store);
+        push(&mut history, &mut store, 6, 1);
+        assert_eq!(since(&history, 0, &mut store), [(1, 1), (2, 5), (6, 6)]);
+        assert_eq!(since(&history, 3, &mut store), [(4, 5), (6, 6)]);
+        history.release(&mut store);
+        assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn bytes_are_bounded_too() {
+        let (mut history, mut store) = (History::default(), Store::default());
+        let limits = HistoryLimits { events: 100, bytes: 300 };
+        for sequence in 1..=5 {
+            let event = store.insert(event(1, sequence, 1, Class::Latest, &[0; 100]));
+            history.push(event, limits, &mut store);
+        }
+        assert_eq!(history.oldest(&store), Some(4));
+        history.release(&mut store);
+        assert_eq!(store.len(), 0);
+    }
+}

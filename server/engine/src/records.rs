@@ -1,0 +1,163 @@
+//! What is known of every stream outside of the shards: its head and last values. Read by a shard that
+//! was lapped, and by the status page; never on the way of an event.
+//!
+//! The ingest section updates a record *before* it moves the ring's cursor. So whoever sees the cursor at
+//! a position finds in the records everything published before that position.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use foldhash::fast::RandomState;
+use tickcast_protocol::{Class, Sequence, StreamId, Topic};
+
+use crate::event::Event;
+
+/// Most conflation keys remembered per stream; past it the key that was silent longest is forgotten, and
+/// missing from snapshots. Costs at most this many events per stream, once for all shards.
+pub(crate) const STREAM_KEYS_MAX: usize = 1_024;
+
+/// All streams, in order of their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Records {
+    /// Written when a stream is born, under the ingest lock; read at status and repair.
+    all: RwLock<Vec<Arc<Record>>>,
+}
+
+/// One stream.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) stream: StreamId,
+    pub(crate) topic: Topic,
+    pub(crate) class: Class,
+    /// Taken by the ingest section for each event, where nobody else wants it except during a repair.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    head: u64,
+    /// The ring position of the newest event or skip.
+    position: u64,
+    last: HashMap<u64, Arc<Event>, RandomState>,
+}
+
+/// A stream as the status page shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamSummary {
+    /// Its id.
+    pub id: StreamId,
+    /// Its topic.
+    pub topic: Topic,
+    /// Its class.
+    pub class: Class,
+    /// Its newest sequence.
+    pub head: Sequence,
+}
+
+impl Records {
+    /// Adds the record of the stream with the next id.
+    pub(crate) fn birth(&self, stream: StreamId, topic: Topic, class: Class) -> Arc<Record> {
+        let record = Arc::new(Record { stream, topic, class, state: Mutex::default() });
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        debug_assert_eq!(all.len() + 1, stream.0 as usize, "ids are given out in order");
+        all.push(Arc::clone(&record));
+        record
+    }
+
+    /// The records as they are now. A copy, so that births need not wait for a long repair.
+    pub(crate) fn all(&self) -> Vec<Arc<Record>> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn get(&self, stream: StreamId) -> Option<Arc<Record>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.get((stream.0 as usize).checked_sub(1)?).cloned()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Record {
+    /// Notes what is about to be published at ring position `position`.
+    pub(crate) fn update(&self, position: u64, through: u64, event: Option<&Arc<Event>>) {
+        let mut state = self.state();
+        state.head = through;
+        state.position = position;
+        let Some(event) = event else { return };
+        state.last.insert(event.conflation_key(), Arc::clone(event));
+        if state.last.len() > STREAM_KEYS_MAX {
+            let oldest = state.last.values().min_by_key(|event| event.sequence());
+            let key = oldest.expect("not empty").conflation_key();
+            state.last.remove(&key);
+        }
+    }
+
+    /// Its newest sequence, and the ring position it was published at.
+    pub(crate) fn head(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.head, state.position)
+    }
+
+    /// The last values with sequences in `from..=through`, in order.
+    pub(crate) fn last_between(&self, from: u64, through: u64) -> Vec<Arc<Event>> {
+        let mut events: Vec<Arc<Event>> = {
+            let state = self.state();
+            let lost = state.last.values().filter(|event| (from..=through).contains(&event.sequence().0));
+            lost.cloned().collect()
+        };
+        events.sort_unstable_by_key(|event| event.sequence());
+        events
+    }
+
+    pub(crate) fn summary(&self) -> StreamSummary {
+        StreamSummary {
+            id: self.stream,
+            topic: self.topic.clone(),
+            class: self.class,
+            head: Sequence(self.head().0),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::tests::event;
+
+    #[test]
+    fn record_keeps_the_newest_event_of_each_key() {
+        let records = Records::default();
+        let record = records.birth(StreamId(1), Topic::parse("alert.A").unwrap(), Class::Critical);
+        for (sequence, key) in [(1, 10), (2, 20), (3, 10)] {
+            record.update(100 + sequence, sequence, Some(&event(1, sequence, key, Class::Critical, b"")));
+        }
+        record.update(104, 9, None);
+        assert_eq!(record.head(), (9, 104));
+        let sequences = |from, through| -> Vec<u64> {
+            record.last_between(from, through).iter().map(|event| event.sequence().0).collect()
+        };
+        assert_eq!(sequences(1, 9), [2, 3]);
+        assert_eq!(sequences(3, 9), [3]);
+        assert_eq!(records.get(StreamId(1)).unwrap().summary().head, Sequence(9));
+        assert!(records.get(StreamId(0)).is_none() && records.get(StreamId(2)).is_none());
+    }
+
+    #[test]
+    fn keys_are_bounded() {
+        let records = Records::default();
+        let record = records.birth(StreamId(1), Topic::parse("alert.A").unwrap(), Class::Critical);
+        let count = STREAM_KEYS_MAX as u64 + 5;
+        for sequence in 1..=count {
+            record.update(sequence, sequence, Some(&event(1, sequence, sequence, Class::Critical, b"")));
+        }
+        let kept = record.last_between(1, count);
+        assert_eq!((kept.len(), kept[0].sequence().0), (STREAM_KEYS_MAX, 6));
+    }
+}

@@ -1,0 +1,121 @@
+//! Who is next: interns streams and numbers their events. Used inside the ingest section only.
+//!
+//! Sequences of a stream start at 1 and have no holes; publish times never go back, on any stream, so
+//! that a clock set back does not reorder what a client sorts by time. A second implementation will give
+//! out the numbers of critical streams after the journal's commit.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+use tickcast_protocol::{Class, Sequence, StreamId, Topic};
+
+/// Gives out stream ids, sequences and times.
+#[derive(Debug)]
+pub(crate) struct Sequencer {
+    /// Streams of a topic, by class; most topics have one.
+    ids: HashMap<Topic, [Option<StreamId>; Class::ALL.len()], RandomState>,
+    /// The newest sequence of stream id `i + 1`.
+    heads: Vec<u64>,
+    streams_max: usize,
+    last_time: u64,
+}
+
+/// Numbers for one publish: `from..=through` (more than one only for a skip).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) stream: StreamId,
+    /// The stream was interned by this call.
+    pub(crate) born: bool,
+    pub(crate) from: Sequence,
+    pub(crate) through: Sequence,
+    pub(crate) publish_time: u64,
+}
+
+/// No further stream may be interned.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct StreamLimit;
+
+impl Sequencer {
+    pub(crate) fn new(streams_max: usize) -> Self {
+        // Ids are 32 bits, and zero means none.
+        let streams_max = streams_max.min(u32::MAX as usize - 1);
+        Self { ids: HashMap::default(), heads: Vec::new(), streams_max, last_time: 0 }
+    }
+
+    /// Takes the next `count` sequences of the stream (topic, class), interning it if it is new.
+    pub(crate) fn assign(
+        &mut self,
+        topic: &Topic,
+        class: Class,
+        count: u64,
+        now: u64,
+    ) -> Result<Stamp, StreamLimit> {
+        let slot = class as usize - 1;
+        let known = self.ids.get(topic).and_then(|ids| ids[slot]);
+        let stream = match known {
+            Some(stream) => stream,
+            None if self.heads.len() >= self.streams_max => return Err(StreamLimit),
+            None => {
+                self.heads.push(0);
+                let stream = StreamId(self.heads.len() as u32);
+                self.ids.entry(topic.clone()).or_default()[slot] = Some(stream);
+                stream
+            }
+        };
+        let head = &mut self.heads[stream.0 as usize - 1];
+        let from = *head + 1;
+        *head += count;
+        self.last_time = self.last_time.max(now);
+        Ok(Stamp {
+            stream,
+            born: known.is_none(),
+            from: Sequence(from),
+            through: Sequence(*head),
+            publish_time: self.last_time,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topic(key: &str) -> Topic {
+        Topic::parse(&format!("market_data.{key}")).unwrap()
+    }
+
+    #[test]
+    fn sequences_have_no_holes_and_streams_keep_apart() {
+        let mut sequencer = Sequencer::new(10);
+        let (a, b) = (topic("A"), topic("B"));
+        let mut assign = |topic: &Topic, class, count| {
+            let stamp = sequencer.assign(topic, class, count, 0).unwrap();
+            (stamp.stream.0, stamp.born, stamp.from.0, stamp.through.0)
+        };
+        assert_eq!(assign(&a, Class::Latest, 1), (1, true, 1, 1));
+        assert_eq!(assign(&a, Class::Critical, 1), (2, true, 1, 1));
+        assert_eq!(assign(&b, Class::Latest, 1), (3, true, 1, 1));
+        assert_eq!(assign(&a, Class::Latest, 5), (1, false, 2, 6));
+        assert_eq!(assign(&a, Class::Latest, 1), (1, false, 7, 7));
+    }
+
+    #[test]
+    fn time_never_goes_back() {
+        let mut sequencer = Sequencer::new(10);
+        let times: Vec<u64> = [5, 9, 3, 10]
+            .iter()
+            .map(|now| sequencer.assign(&topic("A"), Class::Latest, 1, *now).unwrap().publish_time)
+            .collect();
+        assert_eq!(times, [5, 9, 9, 10]);
+    }
+
+    #[test]
+    fn known_streams_go_on_at_the_limit() {
+        let mut sequencer = Sequencer::new(1);
+        assert!(sequencer.assign(&topic("A"), Class::Latest, 1, 0).is_ok());
+        assert_eq!(sequencer.assign(&topic("B"), Class::Latest, 1, 0), Err(StreamLimit));
+        assert_eq!(sequencer.assign(&topic("A"), Class::Ordered, 1, 0), Err(StreamLimit));
+        assert!(sequencer.assign(&topic("A"), Class::Latest, 1, 0).is_ok());
+    }
+}

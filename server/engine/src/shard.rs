@@ -1,0 +1,660 @@
+//! One shard: its peers, its index, its history; and a turn, which takes events from the ring to runs.
+//!
+//! ```text
+//!   ring ─► inbox ─► turn ─► history
+//!                     │
+//!                     └────► run of each group ─► flush ─► socket
+//!                                                   └────► outbox ─► socket, when it can
+//! ```
+//!
+//! A turn works per delivery group, not per subscriber: one lookup, one reference, one length. What is
+//! the same for all members is written once (`flush.rs`). What differs (notices, binds) is queued per
+//! peer and is rare; where it must come between two events, the turn ends early and the flush comes
+//! first. Subscribing is in `subscribe.rs`.
+//!
+//! Everything here runs on one thread and waits for nothing. The server calls [`Shard::turn`], then
+//! [`Shard::flush`], until nothing remains, then sleeps by [`Shard::prepare_to_sleep`].
+#![forbid(unsafe_code)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::message::{Bind, Binding, ClassName, Head, Heartbeat, Notice, NoticeKind, Reason};
+use tickcast_protocol::{Class, CloseCode, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic};
+
+use crate::engine::{EngineConfig, Waker};
+use crate::event::{Event, Format, Item, Render, Skip};
+use crate::history::{History, HistoryLimits};
+use crate::index::{GroupId, Index};
+use crate::ledger::{Cause, Loss};
+use crate::outbox::{Mark, OutboxLimits};
+use crate::peer::{PeerId, PeerStatus, Peers};
+use crate::records::Records;
+use crate::ring::Reader;
+use crate::stats::ShardStats;
+use crate::store::Store;
+use crate::wake::WakeFlag;
+
+/// Most heads in one heartbeat frame.
+pub const HEADS_MAX: usize = 256;
+/// Most bindings in one bind frame; about 80 KiB at the longest topics.
+pub const BINDINGS_MAX: usize = 512;
+/// Most bytes of control messages a peer may have waiting when yet another stream is born; past it the
+/// peer is closed, since a bind cannot be left out.
+pub const BIND_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a turn did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Events (and gaps) distributed.
+    pub drained: usize,
+    /// Events the ring overwrote before this turn could read them.
+    pub lapped: u64,
+    /// True when there is more: flush, then turn again.
+    pub remaining: bool,
+    /// When the oldest and the newest of the turn's events were published, in ns since the Unix epoch.
+    pub published: Option<(u64, u64)>,
+}
+
+/// A control message that found no place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendError {
+    /// The peer has left.
+    UnknownPeer,
+    /// The reserved place is full: the peer does not read. Close it.
+    Full,
+}
+
+/// One thread's part of the fan-out.
+pub struct Shard {
+    pub(crate) epoch: Epoch,
+    reader: Reader<Item>,
+    flag: Arc<WakeFlag<Waker>>,
+    records: Arc<Records>,
+    pub(crate) render: Arc<dyn Render>,
+    pub(crate) stats: Arc<ShardStats>,
+    pub(crate) limits: OutboxLimits,
+    history_limits: HistoryLimits,
+    turn_events: usize,
+    pub(crate) store: Store,
+    pub(crate) index: Index,
+    pub(crate) peers: Peers,
+    /// Read from the ring, not yet distributed. Longer than a turn only during a repair.
+    inbox: VecDeque<Work>,
+    /// Groups with a run.
+    pub(crate) dirty_groups: Vec<GroupId>,
+    /// Peers with something to write besides a run.
+    pub(crate) dirty_peers: Vec<u32>,
+    closing: VecDeque<(PeerId, CloseCode)>,
+    /// Events in all outboxes.
+    pub(crate) queued: u64,
+    // Buffers that every flush uses again.
+    pub(crate) run_buffer: Vec<u8>,
+    pub(crate) write_buffer: Vec<u8>,
+    pub(crate) write_marks: Vec<Mark>,
+    pub(crate) tally: Vec<(StreamId, Loss)>,
+}
+
+/// One thing to distribute.
+#[derive(Debug)]
+enum Work {
+    Event(Arc<Event>),
+    Skip(Skip),
+    Gap(StreamId, Loss),
+    /// The ring was lapped; it goes on at this position.
+    Repair(u64),
+}
+
+/// How one thing went.
+enum Step {
+    Done,
+    /// Something must be done first, and was put in front.
+    Again,
+    /// The runs must be written first.
+    Stop(Work),
+}
+
+impl Shard {
+    pub(crate) fn new(
+        config: &EngineConfig,
+        epoch: Epoch,
+        reader: Reader<Item>,
+        records: Arc<Records>,
+        render: Arc<dyn Render>,
+        flag: Arc<WakeFlag<Waker>>,
+        stats: Arc<ShardStats>,
+    ) -> Self {
+        Self {
+            epoch,
+            reader,
+            flag,
+            records,
+            render,
+            stats,
+            limits: OutboxLimits {
+                events: config.outbox_events,
+                bytes: config.outbox_bytes,
+                critical_events: config.critical_events,
+                critical_bytes: config.critical_bytes,
+            },
+            history_limits: HistoryLimits { events: config.history_events, bytes: config.history_bytes },
+            turn_events: config.turn_events,
+            store: Store::default(),
+            index: Index::default(),
+            peers: Peers::default(),
+            inbox: VecDeque::new(),
+            dirty_groups: Vec::new(),
+            dirty_peers: Vec::new(),
+            closing: VecDeque::new(),
+            queued: 0,
+            run_buffer: Vec::new(),
+            write_buffer: Vec::new(),
+            write_marks: Vec::new(),
+            tally: Vec::new(),
+        }
+    }
+
+    /// Takes a new peer, which reads `format`.
+    pub fn attach(&mut self, format: Format) -> PeerId {
+        let peer = self.peers.insert(format);
+        self.stats.peers.set(self.peers.len() as u64);
+        peer
+    }
+
+    /// Lets a peer go, with all that waits for it. A stale id is ignored.
+    pub fn detach(&mut self, peer: PeerId) {
+        let Some(index) = self.peers.find(peer) else { return };
+        if let Some(group) = self.peers.member(index).group {
+            self.spill_run(group);
+            self.index.leave(index, group);
+        }
+        let Some(mut peer) = self.peers.remove(index) else { return };
+        self.queued -= peer.outbox.events() as u64;
+        peer.outbox.clear_events(&mut self.store);
+        let ended = peer.subscriptions.len() as u64;
+        self.stats.subscriptions.set(self.stats.subscriptions.get() - ended);
+        self.stats.queued.set(self.queued);
+        self.stats.peers.set(self.peers.len() as u64);
+        self.stats.groups.set(self.index.groups_len() as u64);
+    }
+
+    /// Queues a control message, head included, in its reserved place, and writes it at the next flush.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] past [`crate::CONTROL_MESSAGES_MAX`] or [`crate::CONTROL_BYTES_MAX`].
+    pub fn send(&mut self, peer: PeerId, bytes: Bytes) -> Result<(), SendError> {
+        let index = self.peers.find(peer).ok_or(SendError::UnknownPeer)?;
+        let found = self.peers.member(index);
+        if found.outbox.control_is_full(bytes.len()) {
+            self.stats.control_refused.add(1);
+            return Err(SendError::Full);
+        }
+        found.outbox.push_control(bytes);
+        self.mark_dirty(index);
+        Ok(())
+    }
+
+    /// Distributes up to `turn_events` events to runs, histories and outboxes. Flush afterwards: runs
+    /// that were not flushed before the next turn go to outboxes, which costs more.
+    pub fn turn(&mut self) -> Turn {
+        self.spill_runs();
+        let lapped = if self.inbox.is_empty() { self.read() } else { 0 };
+        let mut drained = 0;
+        let mut published: Option<(u64, u64)> = None;
+        while drained < self.turn_events {
+            let Some(work) = self.inbox.pop_front() else { break };
+            if let Work::Event(event) = &work {
+                // Publish times never run backwards, so the last one is the newest.
+                let time = event.publish_time();
+                published = Some((published.map_or(time, |(oldest, _)| oldest), time));
+            }
+            match self.work(work) {
+                Step::Done => drained += 1,
+                Step::Again => {}
+                Step::Stop(work) => {
+                    self.inbox.push_front(work);
+                    break;
+                }
+            }
+        }
+        self.stats.events.add(drained as u64);
+        self.stats.position.set(self.reader.position().saturating_sub(self.inbox.len() as u64));
+        Turn { drained, lapped, remaining: self.has_input(), published }
+    }
+
+    /// Tells a peer the newest sequence of every stream it is bound to, and what its subscriptions have
+    /// lost so far where that has changed.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] when control messages wait that the peer does not read; nothing is queued.
+    pub fn heartbeat(&mut self, peer: PeerId, now: u64) -> Result<(), SendError> {
+        let index = self.peers.find(peer).ok_or(SendError::UnknownPeer)?;
+        let Self { peers, index: streams, render, .. } = self;
+        let peer = peers.member(index);
+        if peer.outbox.control_is_full(0) {
+            self.stats.control_refused.add(1);
+            return Err(SendError::Full);
+        }
+        let server_time = Timestamp(now as i64);
+        let bound = match peer.group {
+            Some(group) if peer.format.is_binary() => streams.streams_of_group(group),
+            _ => Vec::new(),
+        };
+        let mut heads = bound.iter().map(|stream| Head {
+            stream: stream.0,
+            sequence: streams.stream(*stream).map_or(0, |stream| stream.head),
+        });
+        loop {
+            let heads: Vec<Head> = heads.by_ref().take(HEADS_MAX).collect();
+            let last = heads.len() < HEADS_MAX;
+            let message = Message::Heartbeat(Heartbeat { server_time, heads });
+            if let Some(bytes) = render.control(&message, None, peer.format) {
+                peer.outbox.push_control(bytes);
+            }
+            if last {
+                break;
+            }
+        }
+        for subscription in &mut peer.subscriptions {
+            if subscription.counts == subscription.counts_told {
+                continue;
+            }
+            subscription.counts_told = subscription.counts;
+            let message = Message::Notice(Notice {
+                kind: NoticeKind::COUNTS,
+                subscription: subscription.id.0,
+                stream: 0,
+                from: 0,
+                through: 0,
+                conflated: subscription.counts.conflated,
+                gapped: subscription.counts.gapped,
+                filtered: 0,
+                reason: Reason::NONE,
+                reconnect_in_ms: 0,
+            });
+            if let Some(bytes) = render.control(&message, None, peer.format) {
+                peer.outbox.push_control(bytes);
+            }
+        }
+        self.mark_dirty(index);
+        Ok(())
+    }
+
+    /// The next peer that must be closed, and why; each is named once. Nothing but control messages is
+    /// written to it any more, so a close frame can still be sent.
+    pub fn next_closing(&mut self) -> Option<(PeerId, CloseCode)> {
+        loop {
+            let (peer, code) = self.closing.pop_front()?;
+            if self.peers.find(peer).is_some() {
+                return Some((peer, code));
+            }
+        }
+    }
+
+    /// Says whether the shard may block until its notifier is called. Publishers see it as asleep from
+    /// here on, so a shard woken by something else calls [`stay_awake`](Self::stay_awake).
+    #[must_use = "a shard that blocks although there is work waits for the next event"]
+    pub fn prepare_to_sleep(&self) -> bool {
+        self.flag.prepare_to_sleep(|| self.has_work())
+    }
+
+    /// To be called when a socket or timer ended the shard's sleep.
+    pub fn stay_awake(&self) {
+        self.flag.stay_awake();
+    }
+
+    /// True when a turn or a flush would do something.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        self.has_input()
+            || !self.dirty_groups.is_empty()
+            || !self.dirty_peers.is_empty()
+            || !self.closing.is_empty()
+    }
+
+    /// How one peer is doing, or `None` when it has left.
+    #[must_use]
+    pub fn peer_status(&self, peer: PeerId) -> Option<PeerStatus> {
+        self.peers.get(self.peers.find(peer)?).map(crate::peer::Peer::status)
+    }
+
+    /// The shard's counters.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<ShardStats> {
+        &self.stats
+    }
+
+    /// The life of the history that sequences belong to.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Distributes everything up to where the ring ends now. Runs go to outboxes.
+    pub(crate) fn catch_up(&mut self) {
+        let target = self.reader.position() + self.reader.lag();
+        while !self.inbox.is_empty() || self.reader.position() < target {
+            self.turn();
+        }
+        self.spill_runs();
+    }
+
+    pub(crate) fn mark_dirty(&mut self, index: u32) {
+        let peer = self.peers.member(index);
+        if !peer.dirty && !peer.blocked && !peer.gone {
+            peer.dirty = true;
+            self.dirty_peers.push(index);
+        }
+    }
+
+    /// Gives a peer up: what waits is dropped, and the caller is told to close it.
+    pub(crate) fn close(&mut self, index: u32, code: CloseCode) {
+        let id = self.peers.id(index);
+        let peer = self.peers.member(index);
+        if peer.is_over() {
+            return;
+        }
+        peer.closing = Some(code);
+        self.queued -= peer.outbox.events() as u64;
+        peer.outbox.clear_events(&mut self.store);
+        peer.ledger.clear();
+        self.closing.push_back((id, code));
+        if code == CloseCode::SlowConsumer {
+            self.stats.closed_slow.add(1);
+        }
+    }
+
+    /// Queues binds of `streams`, in as many frames as it takes.
+    pub(crate) fn push_binds(
+        &mut self,
+        index: u32,
+        subscription: SubscriptionId,
+        streams: &[(StreamId, Sequence)],
+    ) {
+        for part in streams.chunks(BINDINGS_MAX) {
+            if let Some(bytes) = self.render_bind(self.peers.get(index), subscription, part) {
+                self.peers.member(index).outbox.push_control(bytes);
+            }
+        }
+        self.mark_dirty(index);
+    }
+
+    fn render_bind(
+        &self,
+        peer: Option<&crate::peer::Peer>,
+        subscription: SubscriptionId,
+        streams: &[(StreamId, Sequence)],
+    ) -> Option<Bytes> {
+        let known = |id: &StreamId| self.index.stream(*id).expect("a bound stream is known");
+        let bindings = streams
+            .iter()
+            .map(|(id, next)| Binding {
+                stream: id.0,
+                topic: known(id).topic.as_str().to_owned(),
+                class: ClassName(known(id).class as u8),
+                next_sequence: next.0,
+            })
+            .collect();
+        let topic = match streams {
+            [(only, _)] => Some(&known(only).topic),
+            _ => None,
+        };
+        let message = Message::Bind(Bind { subscription: subscription.0, bindings });
+        self.render.control(&message, topic, peer?.format)
+    }
+
+    /// True when there is something to distribute.
+    fn has_input(&self) -> bool {
+        !self.inbox.is_empty() || self.reader.lag() > 0
+    }
+
+    /// Fills the inbox from the ring; returns how many events were overwritten.
+    fn read(&mut self) -> u64 {
+        let inbox = &mut self.inbox;
+        while inbox.len() < self.turn_events {
+            let batch = self.reader.read_batch(self.turn_events - inbox.len(), |_, item| {
+                // The only clone of the event on this shard.
+                inbox.push_back(match item {
+                    Item::Event(event) => Work::Event(Arc::clone(event)),
+                    Item::Skip(skip) => Work::Skip(skip.clone()),
+                });
+            });
+            if let Some(lap) = batch.lapped {
+                inbox.push_back(Work::Repair(lap.to));
+                self.stats.laps.add(1);
+                self.stats.lapped.add(lap.events());
+                return lap.events();
+            }
+            if !batch.remaining {
+                break;
+            }
+        }
+        0
+    }
+
+    fn work(&mut self, work: Work) -> Step {
+        match work {
+            Work::Event(event) => {
+                let (stream, sequence) = (event.stream(), event.sequence().0);
+                self.ensure_stream(stream, event.topic(), event.class());
+                if let Some(head) = self.jump(stream, sequence) {
+                    self.inbox.push_front(Work::Event(event));
+                    self.fill(stream, head, sequence - 1);
+                    return Step::Again;
+                }
+                self.deliver(event)
+            }
+            Work::Skip(skip) => {
+                let (stream, from) = (skip.stream, skip.from);
+                self.ensure_stream(stream, &skip.topic, skip.class);
+                if let Some(head) = self.jump(stream, from) {
+                    self.inbox.push_front(Work::Skip(skip));
+                    self.fill(stream, head, from - 1);
+                    return Step::Again;
+                }
+                self.tell_gap(stream, Loss::gap(from, skip.through, Cause::Upstream))
+            }
+            Work::Gap(stream, loss) => self.tell_gap(stream, loss),
+            Work::Repair(position) => {
+                self.repair(position);
+                Step::Again
+            }
+        }
+    }
+
+    /// Hands one event to the runs of its groups and to its history.
+    fn deliver(&mut self, event: Arc<Event>) -> Step {
+        let Self { store, index, render, stats, dirty_groups, .. } = self;
+        let id = event.stream();
+        let groups = index.stream(id).map_or(0, |stream| stream.groups.len());
+        let group_at = |index: &Index, at: usize| index.stream(id).expect("ensured").groups[at];
+        for at in 0..groups {
+            let group = index.group(group_at(index, at));
+            let length = event.framed(group.key.format, &**render, stats).map_or(0, Bytes::len);
+            if group.run.is_full(length) {
+                return Step::Stop(Work::Event(event));
+            }
+        }
+        let sequence = event.sequence().0;
+        let event = store.insert(event);
+        for at in 0..groups {
+            let group_id = group_at(index, at);
+            let group = index.group_mut(group_id);
+            let Some(bytes) = store.get(&event).framed(group.key.format, &**render, stats) else {
+                stats.uncarried.add(1);
+                continue;
+            };
+            let length = bytes.len();
+            if group.run.is_empty() {
+                dirty_groups.push(group_id);
+            }
+            group.run.push(store.share(&event), length);
+        }
+        let stream = index.stream_mut(id).expect("ensured");
+        stream.head = sequence;
+        stream.history.push(event, self.history_limits, store);
+        Step::Done
+    }
+
+    /// Enters a gap in the ledger of every subscriber. What they were sent before must be on its way.
+    fn tell_gap(&mut self, id: StreamId, loss: Loss) -> Step {
+        let Some(stream) = self.index.stream(id) else { return Step::Done };
+        if stream.groups.iter().any(|group| !self.index.group(*group).run.is_empty()) {
+            return Step::Stop(Work::Gap(id, loss));
+        }
+        debug_assert_eq!(stream.head + 1, loss.from, "a gap begins where the stream stands");
+        let groups = stream.groups.clone();
+        let stream = self.index.stream_mut(id).expect("just seen");
+        stream.head = loss.through;
+        stream.history.gap(loss, self.history_limits, &mut self.store);
+        for group in groups {
+            for at in 0..self.index.group(group).members.len() {
+                let index = self.index.group(group).members[at];
+                if self.peers.member(index).is_over() {
+                    continue;
+                }
+                self.peers.member(index).ledger.enter(id, loss);
+                self.count_loss(index, id, &loss);
+                self.mark_dirty(index);
+            }
+        }
+        Step::Done
+    }
+
+    /// Raises the counters that a loss concerns.
+    pub(crate) fn count_loss(&mut self, index: u32, stream: StreamId, loss: &Loss) {
+        let Self { peers, index: streams, stats, .. } = self;
+        let peer = peers.member(index);
+        let route = peer.route(stream, streams);
+        let (conflated, gapped) = (loss.conflated, loss.gapped());
+        peer.counts.conflated += conflated;
+        peer.counts.gapped += gapped;
+        let of = peer.subscriptions.iter_mut().find(|subscription| subscription.id == route.subscription);
+        if let Some(subscription) = of {
+            subscription.counts.conflated += conflated;
+            subscription.counts.gapped += gapped;
+        }
+        stats.conflated.add(conflated);
+        if loss.cause != Cause::Upstream {
+            stats.gapped.add(gapped);
+        }
+    }
+
+    /// Makes a stream known and binds it to everyone who subscribed to it before it was born.
+    fn ensure_stream(&mut self, id: StreamId, topic: &Topic, class: Class) {
+        if self.index.stream(id).is_some() {
+            return;
+        }
+        self.index.birth(id, topic.clone(), class, History::default());
+        let stream = self.index.stream(id).expect("just born");
+        let (groups, filters) = (stream.groups.clone(), stream.filters.clone());
+        // Peers that subscribed alike have numbered alike: most binds of a group are the same bytes.
+        let mut rendered: Vec<(SubscriptionId, Option<Bytes>)> = Vec::new();
+        for group in groups {
+            rendered.clear();
+            for at in 0..self.index.group(group).members.len() {
+                let index = self.index.group(group).members[at];
+                self.bind_newborn(index, id, &filters, &mut rendered);
+            }
+        }
+    }
+
+    fn bind_newborn(
+        &mut self,
+        index: u32,
+        id: StreamId,
+        filters: &[crate::index::FilterId],
+        rendered: &mut Vec<(SubscriptionId, Option<Bytes>)>,
+    ) {
+        if self.peers.member(index).is_over() {
+            return;
+        }
+        for at in 0..self.peers.member(index).subscriptions.len() {
+            let subscription = &self.peers.member(index).subscriptions[at];
+            if !filters.contains(&subscription.filter) {
+                continue;
+            }
+            let subscription = subscription.id;
+            let known = rendered.iter().find(|(of, _)| *of == subscription);
+            let bytes = match known {
+                Some((_, bytes)) => bytes.clone(),
+                None => {
+                    let bytes = self.render_bind(self.peers.get(index), subscription, &[(id, Sequence(1))]);
+                    rendered.push((subscription, bytes.clone()));
+                    bytes
+                }
+            };
+            if let Some(bytes) = bytes {
+                self.peers.member(index).outbox.push_control(bytes);
+            }
+        }
+        if self.peers.member(index).outbox.control_bytes() > BIND_BYTES_MAX {
+            self.close(index, CloseCode::SlowConsumer);
+        }
+        self.mark_dirty(index);
+    }
+
+    /// When a stream goes on at `sequence` although it stands further back, says where.
+    fn jump(&self, id: StreamId, sequence: u64) -> Option<u64> {
+        let head = self.index.stream(id).map_or(0, |stream| stream.head);
+        debug_assert!(sequence > head, "stream {id} stands at {head} and goes on at {sequence}");
+        (sequence > head + 1).then_some(head)
+    }
+
+    /// Puts the lost range `head + 1..=through` of a stream in front of the inbox: last values that the
+    /// shared records still have, as events; the rest as gaps.
+    fn fill(&mut self, stream: StreamId, head: u64, through: u64) {
+        let found = self.records.get(stream).map(|record| record.last_between(head + 1, through));
+        let mut work = Vec::new();
+        let mut next = head + 1;
+        for event in found.unwrap_or_default() {
+            let sequence = event.sequence().0;
+            if sequence > next {
+                work.push(Work::Gap(stream, Loss::gap(next, sequence - 1, Cause::Lapped)));
+            }
+            work.push(Work::Event(event));
+            self.stats.repaired.add(1);
+            next = sequence + 1;
+        }
+        if next <= through {
+            work.push(Work::Gap(stream, Loss::gap(next, through, Cause::Lapped)));
+        }
+        for work in work.into_iter().rev() {
+            self.inbox.push_front(work);
+        }
+    }
+
+    /// After a lap: streams whose newest event lies before `position` show no jump, for nothing of them
+    /// follows in the ring. Their losses are found in the shared records. All others will jump.
+    fn repair(&mut self, position: u64) {
+        for record in self.records.all() {
+            let (head, newest) = record.head();
+            let known = self.index.stream(record.stream).map_or(0, |stream| stream.head);
+            if newest < position && head > known {
+                self.ensure_stream(record.stream, &record.topic, record.class);
+                self.fill(record.stream, known, head);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn drop_histories(&mut self, streams: u32) {
+        for id in 1..=streams {
+            if let Some(stream) = self.index.stream_mut(StreamId(id)) {
+                stream.history.release(&mut self.store);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("reader", &self.reader)
+            .field("peers", &self.peers.len())
+            .finish_non_exhaustive()
+    }
+}

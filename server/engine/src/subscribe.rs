@@ -1,0 +1,394 @@
+//! Subscriptions of a shard's peers: snapshot, resume and live are one step on one thread.
+//!
+//! Whatever a subscription starts with is taken from the shard's history at the very place in the order
+//! of events where its live part begins, so nothing lies between the two and nothing comes twice.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+
+use bytes::Bytes;
+use tickcast_protocol::message::{Begin, Bracket, End, Policy};
+use tickcast_protocol::{Class, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic, TopicFilter};
+
+use crate::history::Recent;
+use crate::index::FilterId;
+use crate::outbox::Outbox;
+use crate::peer::{Counts, PeerId, Subscription};
+use crate::shard::Shard;
+use crate::store::{EventRef, Store};
+
+/// Most bytes of snapshots and replays that may wait for one peer when it asks for another.
+pub const BRACKET_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a peer asks for.
+#[derive(Clone, Debug)]
+pub struct Subscribe {
+    /// The streams it wants, now and later.
+    pub filter: TopicFilter,
+    /// What comes before the live events.
+    pub start: Start,
+    /// What a full outbox does. Critical streams are never lossy, whatever it says.
+    pub policy: Policy,
+}
+
+/// Where a subscription starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// With the next event.
+    #[default]
+    Live,
+    /// With the last value of every key of every stream.
+    Snapshot,
+    /// After the positions given.
+    Resume {
+        /// The epoch they belong to.
+        epoch: Epoch,
+        /// The last sequence received per stream. A matching stream that is not named is taken from its
+        /// beginning, for it was born when the peer was away.
+        positions: Vec<(Topic, Class, Sequence)>,
+    },
+}
+
+/// What became of a request about a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// The subscription, numbered for this peer.
+    pub subscription: SubscriptionId,
+    /// The epoch its sequences belong to.
+    pub epoch: Epoch,
+    /// Streams it matches now.
+    pub streams: u32,
+    /// The peer had this subscription before.
+    pub already: bool,
+}
+
+/// Why a request about a subscription was refused. Nothing has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SubscribeError {
+    /// The peer has left, or is about to be closed.
+    UnknownPeer,
+    /// The peer has no such subscription.
+    UnknownSubscription,
+    /// Too much waits for the peer: control messages, or an earlier snapshot or replay. It may ask
+    /// again when it has read them.
+    Busy,
+    /// The positions are not of this epoch, or ahead of their streams.
+    ResumeFailed {
+        /// The epoch of this server.
+        epoch: Epoch,
+        /// The stream at fault, unless it is the epoch, and the oldest sequence there is to replay from
+        /// (zero: none).
+        stream: Option<(Topic, Class)>,
+        /// See `stream`.
+        oldest: Sequence,
+    },
+}
+
+impl fmt::Display for SubscribeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownPeer => f.write_str("the peer has left"),
+            Self::UnknownSubscription => f.write_str("no such subscription on this connection"),
+            Self::Busy => f.write_str("too much waits to be read; read it and ask again"),
+            Self::ResumeFailed { epoch, stream: None, .. } => {
+                write!(f, "the positions are not of epoch {epoch}")
+            }
+            Self::ResumeFailed { stream: Some((topic, class)), oldest, .. } => {
+                write!(f, "the position on {topic} ({}) is ahead; oldest is {oldest}", class.name())
+            }
+        }
+    }
+}
+
+impl std::error::Error for SubscribeError {}
+
+/// A stream that a new subscription matches.
+struct Matched {
+    stream: StreamId,
+    /// The sequence before the first one that counts: the stream's head, if the peer gets it already.
+    position: u64,
+}
+
+impl Shard {
+    /// Subscribes a peer. What it gets, in this order: the acknowledgement, the binds of all matching
+    /// streams with the sequence each counts from, the snapshot or replay between begin and end, and
+    /// then live events. Subscribing twice with the same filter is success: the policy is the new one,
+    /// the id the old one.
+    ///
+    /// A resume first distributes what is in the ring, so that another shard's peers are not ahead of
+    /// this one. Streams that the peer gets already are in the snapshot but not in a replay.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; nothing was queued.
+    pub fn subscribe(
+        &mut self,
+        peer: PeerId,
+        request: Subscribe,
+        acknowledge: impl FnOnce(&Subscribed) -> Option<Bytes>,
+    ) -> Result<Subscribed, SubscribeError> {
+        let index = self.live(peer)?;
+        let outbox = &self.peers.member(index).outbox;
+        let brackets_full = request.start != Start::Live && outbox.bracket_bytes() > BRACKET_BYTES_MAX;
+        if outbox.control_is_full(0) || brackets_full {
+            return Err(SubscribeError::Busy);
+        }
+        if let Start::Resume { epoch, positions } = &request.start {
+            self.check_positions(*epoch, positions)?;
+        }
+        if let Some(group) = self.peers.member(index).group {
+            self.spill_run(group);
+        }
+        // What was queued just now may have been too much for the peer.
+        self.live(peer)?;
+
+        let filter = self.index.intern(&request.filter);
+        let matched = self.matched(index, filter, &request.start);
+        let (subscription, already) = self.add_subscription(index, filter, request.policy);
+        let subscribed =
+            Subscribed { subscription, epoch: self.epoch, streams: matched.len() as u32, already };
+        if let Some(bytes) = acknowledge(&subscribed) {
+            self.peers.member(index).outbox.push_control(bytes);
+        }
+        let binds: Vec<(StreamId, Sequence)> =
+            matched.iter().map(|matched| (matched.stream, Sequence(matched.position + 1))).collect();
+        self.push_binds(index, subscription, &binds);
+        match request.start {
+            Start::Live => {}
+            Start::Snapshot => {
+                let mut past = Vec::new();
+                for matched in &matched {
+                    let stream = self.index.stream(matched.stream).expect("a matched stream is known");
+                    let events = stream.history.snapshot(&mut self.store);
+                    past.extend(events.into_iter().map(|event| (matched.stream, Recent::Event(event))));
+                }
+                self.push_bracket(index, subscription, Bracket::SNAPSHOT, past);
+            }
+            Start::Resume { .. } => {
+                let mut past = Vec::new();
+                for matched in &matched {
+                    let stream = self.index.stream(matched.stream).expect("a matched stream is known");
+                    let since = stream.history.since(matched.position, stream.head, &mut self.store);
+                    past.extend(since.into_iter().map(|entry| (matched.stream, entry)));
+                }
+                self.push_bracket(index, subscription, Bracket::REPLAY, past);
+            }
+        }
+        self.mark_dirty(index);
+        Ok(subscribed)
+    }
+
+    /// Ends a subscription. What still waited for it alone is dropped, and is nobody's loss. A snapshot or
+    /// replay of it that was begun ends with the acknowledgement, without an end of its own.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; nothing has changed.
+    pub fn unsubscribe(
+        &mut self,
+        peer: PeerId,
+        id: SubscriptionId,
+        acknowledge: impl FnOnce(&Subscribed) -> Option<Bytes>,
+    ) -> Result<Subscribed, SubscribeError> {
+        let index = self.live(peer)?;
+        let found = self.peers.member(index);
+        let at = found.subscriptions.iter().position(|subscription| subscription.id == id);
+        let at = at.ok_or(SubscribeError::UnknownSubscription)?;
+        if found.outbox.control_is_full(0) {
+            return Err(SubscribeError::Busy);
+        }
+        let streams = self.index.streams_of(found.subscriptions[at].filter).len() as u32;
+        let old = found.group.expect("a subscriber is in a group");
+        self.spill_run(old);
+        let found = self.peers.member(index);
+        if found.is_over() {
+            return Err(SubscribeError::UnknownPeer);
+        }
+        found.subscriptions.remove(at);
+        self.regroup(index);
+        self.stats.subscriptions.set(self.stats.subscriptions.get() - 1);
+
+        let Self { peers, index: streams_index, store, .. } = self;
+        let found = peers.member(index);
+        let mut outbox = std::mem::take(&mut found.outbox);
+        let waiting = outbox.events() as u64;
+        outbox.purge(id, |stream| !found.gets(stream, streams_index), store);
+        found.outbox = outbox;
+        let mut ledger = std::mem::take(&mut found.ledger);
+        ledger.retain(|stream| found.gets(stream, streams_index));
+        found.ledger = ledger;
+        self.queued = self.queued + found.outbox.events() as u64 - waiting;
+
+        let subscribed = Subscribed { subscription: id, epoch: self.epoch, streams, already: true };
+        if let Some(bytes) = acknowledge(&subscribed) {
+            found.outbox.push_control(bytes);
+        }
+        self.mark_dirty(index);
+        Ok(subscribed)
+    }
+
+    /// Changes the policy of a subscription in place; what waits already is not touched.
+    ///
+    /// # Errors
+    /// [`SubscribeError`]; nothing has changed.
+    pub fn configure(
+        &mut self,
+        peer: PeerId,
+        id: SubscriptionId,
+        policy: Policy,
+    ) -> Result<Subscribed, SubscribeError> {
+        let index = self.live(peer)?;
+        let found = self.peers.member(index);
+        let subscription = found.subscriptions.iter_mut().find(|subscription| subscription.id == id);
+        let subscription = subscription.ok_or(SubscribeError::UnknownSubscription)?;
+        subscription.policy = policy;
+        let filter = subscription.filter;
+        found.forget_routes();
+        let streams = self.index.streams_of(filter).len() as u32;
+        Ok(Subscribed { subscription: id, epoch: self.epoch, streams, already: true })
+    }
+
+    fn live(&mut self, peer: PeerId) -> Result<u32, SubscribeError> {
+        let index = self.peers.find(peer).ok_or(SubscribeError::UnknownPeer)?;
+        if self.peers.member(index).is_over() { Err(SubscribeError::UnknownPeer) } else { Ok(index) }
+    }
+
+    /// Brings the shard up to date and refuses positions that cannot be true.
+    fn check_positions(
+        &mut self,
+        epoch: Epoch,
+        positions: &[(Topic, Class, Sequence)],
+    ) -> Result<(), SubscribeError> {
+        if epoch != self.epoch {
+            return Err(SubscribeError::ResumeFailed {
+                epoch: self.epoch,
+                stream: None,
+                oldest: Sequence(0),
+            });
+        }
+        self.catch_up();
+        for (topic, class, sequence) in positions {
+            let stream = self.index.find(topic, *class).and_then(|id| self.index.stream(id));
+            let head = stream.map_or(0, |stream| stream.head);
+            if sequence.0 > head {
+                let oldest = stream.and_then(|stream| stream.history.oldest(&self.store)).unwrap_or(0);
+                return Err(SubscribeError::ResumeFailed {
+                    epoch: self.epoch,
+                    stream: Some((topic.clone(), *class)),
+                    oldest: Sequence(oldest),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters the subscription and moves the peer to its new group. Says whether it was there already.
+    fn add_subscription(&mut self, index: u32, filter: FilterId, policy: Policy) -> (SubscriptionId, bool) {
+        let peer = self.peers.member(index);
+        if let Some(known) = peer.subscriptions.iter_mut().find(|known| known.filter == filter) {
+            known.policy = policy;
+            let id = known.id;
+            peer.forget_routes();
+            return (id, true);
+        }
+        peer.subscriptions_made += 1;
+        let id = SubscriptionId(peer.subscriptions_made);
+        let (counts, counts_told) = (Counts::default(), Counts::default());
+        peer.subscriptions.push(Subscription { id, filter, policy, counts, counts_told });
+        self.stats.subscriptions.add(1);
+        self.regroup(index);
+        (id, false)
+    }
+
+    /// Moves a peer to the group of its present filters. The run of its old group must be spilled.
+    fn regroup(&mut self, index: u32) {
+        let peer = self.peers.member(index);
+        peer.forget_routes();
+        let (format, old) = (peer.format, peer.group);
+        let mut filters: Vec<FilterId> = peer.subscriptions.iter().map(|known| known.filter).collect();
+        filters.sort_unstable();
+        let new = (!filters.is_empty()).then(|| {
+            // Its members have events in a run that this one must not get.
+            if let Some(group) = self.index.find_group(format, &filters) {
+                self.spill_run(group);
+            }
+            self.index.join(index, format, filters)
+        });
+        // Joined before left, so that filters the two have in common stay interned.
+        if let Some(old) = old {
+            self.index.leave(index, old);
+        }
+        self.peers.member(index).group = new;
+        self.stats.groups.set(self.index.groups_len() as u64);
+    }
+
+    /// The streams a filter matches, and from where they count for a peer that is about to subscribe.
+    fn matched(&self, index: u32, filter: FilterId, start: &Start) -> Vec<Matched> {
+        let peer = self.peers.get(index).expect("attached");
+        let mut streams = self.index.streams_of(filter).to_vec();
+        streams.sort_unstable();
+        let matched = streams.into_iter().map(|id| {
+            let stream = self.index.stream(id).expect("a matched stream is known");
+            let position = match start {
+                Start::Resume { positions, .. } if !peer.gets(id, &self.index) => {
+                    let named = |(topic, class, _): &&(Topic, Class, Sequence)| {
+                        *topic == stream.topic && *class == stream.class
+                    };
+                    positions.iter().find(named).map_or(0, |(_, _, sequence)| sequence.0)
+                }
+                _ => stream.head,
+            };
+            Matched { stream: id, position }
+        });
+        matched.collect()
+    }
+
+    /// Queues begin, what it brackets, and end, in one piece. The references are the outbox's then.
+    fn push_bracket(
+        &mut self,
+        index: u32,
+        subscription: SubscriptionId,
+        bracket: Bracket,
+        past: Vec<(StreamId, Recent)>,
+    ) {
+        let Self { peers, store, index: streams, render, stats, queued, .. } = self;
+        let peer = peers.member(index);
+        let format = peer.format;
+        let framed_len = |event: &EventRef, store: &Store| {
+            store.get(event).framed(format, &**render, stats).map(Bytes::len)
+        };
+        let carried = |entry: &&(StreamId, Recent)| match &entry.1 {
+            Recent::Event(event) => framed_len(event, store).is_some(),
+            Recent::Gap(_) => false,
+        };
+        let events = past.iter().filter(carried).count() as u32;
+        let word = |outbox: &mut Outbox, message: Message, stream: Option<StreamId>| {
+            let topic = stream.and_then(|stream| streams.stream(stream)).map(|stream| &stream.topic);
+            if let Some(bytes) = render.control(&message, topic, format) {
+                outbox.push_word(subscription, stream, bytes);
+            }
+        };
+        let waiting = peer.outbox.events();
+        word(&mut peer.outbox, Message::Begin(Begin { subscription: subscription.0, bracket, events }), None);
+        let mut losses = Vec::new();
+        for (stream, entry) in past {
+            match entry {
+                Recent::Event(event) => match framed_len(&event, store) {
+                    Some(size) => {
+                        let replay = bracket == Bracket::REPLAY;
+                        peer.outbox.push_bracket(subscription, event, replay, size, store);
+                    }
+                    None => store.release(event),
+                },
+                Recent::Gap(loss) => {
+                    let notice = loss.notice(subscription, stream);
+                    word(&mut peer.outbox, Message::Notice(notice), Some(stream));
+                    losses.push((stream, loss));
+                }
+            }
+        }
+        word(&mut peer.outbox, Message::End(End { subscription: subscription.0, bracket }), None);
+        *queued = *queued + peer.outbox.events() as u64 - waiting as u64;
+        for (stream, loss) in losses {
+            self.count_loss(index, stream, &loss);
+        }
+    }
+}

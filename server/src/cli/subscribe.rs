@@ -1,0 +1,297 @@
+//! `tickcast sub`: a line for each message, or a table of how the streams do.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
+
+use clap::Args;
+use tickcast_client::{Client, ClientEvent, ClientOptions, ClientState, Data, SubscribeOptions, text};
+use tickcast_compat::Stamp;
+use tickcast_compat::native::native_encode;
+use tickcast_protocol::message::Start;
+use tokio::time::{Instant, interval, sleep_until};
+
+use super::{Connect, EXIT_CONNECT, EXIT_FAILURE, EXIT_INTERRUPTED, block_on};
+use crate::config::parse_duration;
+
+/// Rows of the table that `--stats` prints.
+const ROWS_MAX: usize = 30;
+/// How far away `--for` may be when it is not given: about thirty years.
+const FOR_EVER: Duration = Duration::from_secs(1 << 30);
+/// Events taken at once before what they print is written.
+const BATCH: usize = 256;
+
+/// Follow topics: a line for each message
+#[derive(Args, Debug)]
+pub(super) struct Sub {
+    /// Topic or pattern, such as market_data.BTC-USD, market_data.*, risk_alert.** or **
+    pattern: String,
+    #[command(flatten)]
+    connect: Connect,
+    /// Print native JSON, a line for each message
+    #[arg(long)]
+    json: bool,
+    /// Stop after this many messages
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    count: Option<u64>,
+    /// Stop after this time, such as 10s or 5m
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_duration)]
+    duration: Option<Duration>,
+    /// Print no messages but a table of rate, age, gaps and staleness, renewed each second
+    #[arg(long)]
+    stats: bool,
+    /// Begin with the last value of each key
+    #[arg(long)]
+    snapshot: bool,
+}
+
+/// What was seen of one topic.
+#[derive(Default)]
+struct Row {
+    received: u64,
+    since_last: u64,
+    sequence: u64,
+    age_ns: i64,
+    gapped: u64,
+    conflated: u64,
+    stale: bool,
+}
+
+/// What was seen of everything.
+struct Seen {
+    began: Instant,
+    received: u64,
+    gapped: u64,
+    conflated: u64,
+    ages: Vec<i64>,
+    rows: BTreeMap<String, Row>,
+}
+
+/// Ages kept for the summary's percentiles; more are sampled no further.
+const AGES_MAX: usize = 100_000;
+
+impl Sub {
+    pub(super) fn run(self) -> u8 {
+        block_on(self.follow())
+    }
+
+    async fn follow(self) -> u8 {
+        let options = ClientOptions::new(&self.connect.url);
+        let (client, mut events) = match Client::connect(options).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                eprintln!("error: cannot connect to {}: {error}", self.connect.url);
+                eprintln!("is the server running? start one with: tickcast serve --demo");
+                return EXIT_CONNECT;
+            }
+        };
+        let start = if self.snapshot { Start::SNAPSHOT } else { Start::LIVE };
+        let options = SubscribeOptions { start, ..SubscribeOptions::default() };
+        let mut subscription = match client.subscribe(&self.pattern, options).await {
+            Ok(subscription) => subscription,
+            Err(error) => {
+                eprintln!("error: cannot subscribe to `{}`: {error}", self.pattern);
+                return EXIT_FAILURE;
+            }
+        };
+        eprintln!("connected to {}", self.connect.url);
+        let mut seen = Seen {
+            began: Instant::now(),
+            received: 0,
+            gapped: 0,
+            conflated: 0,
+            ages: Vec::new(),
+            rows: BTreeMap::new(),
+        };
+        let end = sleep_until(seen.began + self.duration.unwrap_or(FOR_EVER));
+        tokio::pin!(end);
+        let mut each_second = interval(Duration::from_secs(1));
+        let mut batch = Vec::with_capacity(BATCH);
+        let code = loop {
+            tokio::select! {
+                count = subscription.next_batch(&mut batch, BATCH) => {
+                    if count == 0 {
+                        eprintln!("error: the subscription ended");
+                        break EXIT_FAILURE;
+                    }
+                    match self.show(&mut batch, &mut seen) {
+                        Ok(true) => break 0,
+                        Ok(false) => {}
+                        // Whoever read us has had enough, as `head` does.
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break 0,
+                        Err(error) => {
+                            eprintln!("error: cannot print: {error}");
+                            break EXIT_FAILURE;
+                        }
+                    }
+                }
+                event = events.next() => match event {
+                    Some(ClientEvent::State(change)) => {
+                        let close = change.close.map_or(String::new(), |close| format!(" ({close})"));
+                        eprintln!("{}{close}", change.to.name());
+                        if change.to == ClientState::Disconnected && !change.will_retry {
+                            break EXIT_CONNECT;
+                        }
+                    }
+                    Some(ClientEvent::ServerError(error)) => eprintln!("error: {error}"),
+                    Some(ClientEvent::Draining { reconnect_in_ms }) => {
+                        eprintln!("the server restarts; coming back in {reconnect_in_ms} ms");
+                    }
+                    Some(_) => {}
+                    None => break EXIT_FAILURE,
+                },
+                _ = each_second.tick(), if self.stats => seen.print_table(),
+                () = end.as_mut() => break 0,
+                _ = tokio::signal::ctrl_c() => break EXIT_INTERRUPTED,
+            }
+        };
+        seen.print_summary();
+        client.close(Duration::from_millis(500)).await;
+        code
+    }
+
+    /// Prints a batch; true when enough was printed.
+    fn show(&self, batch: &mut Vec<ClientEvent>, seen: &mut Seen) -> io::Result<bool> {
+        let mut out = io::stdout().lock();
+        let mut line = Vec::new();
+        for event in batch.drain(..) {
+            match event {
+                ClientEvent::Data(data) => {
+                    seen.note(&data);
+                    if self.stats {
+                        // The table is printed by the clock.
+                    } else if self.json {
+                        line.clear();
+                        json_line(&data, &mut line);
+                        out.write_all(&line)?;
+                    } else {
+                        writeln!(out, "{}", text::one_line(&data))?;
+                    }
+                    if self.count.is_some_and(|count| seen.received >= count) {
+                        out.flush()?;
+                        return Ok(true);
+                    }
+                }
+                ClientEvent::Gap(gap) => {
+                    seen.gapped += gap.gapped;
+                    seen.conflated += gap.conflated;
+                    let row = seen.rows.entry(gap.topic.to_string()).or_default();
+                    row.gapped += gap.gapped;
+                    row.conflated += gap.conflated;
+                    if !self.stats {
+                        eprintln!("gap: {gap}");
+                    }
+                }
+                ClientEvent::Stale { topic, age_ns, .. } => {
+                    let topic = topic.map_or_else(|| self.pattern.clone(), |topic| topic.to_string());
+                    if !self.stats {
+                        eprintln!("stale: {topic} for {:.1} s", age_ns as f64 / 1e9);
+                    }
+                    seen.rows.entry(topic).or_default().stale = true;
+                }
+                ClientEvent::Fresh { topic, .. } => {
+                    let topic = topic.map_or_else(|| self.pattern.clone(), |topic| topic.to_string());
+                    if !self.stats {
+                        eprintln!("fresh: {topic}");
+                    }
+                    seen.rows.entry(topic).or_default().stale = false;
+                }
+                _ => {}
+            }
+        }
+        out.flush()?;
+        Ok(false)
+    }
+}
+
+/// One message as native JSON, with a line break.
+fn json_line(data: &Data, out: &mut Vec<u8>) {
+    match data.view() {
+        Ok(view) => {
+            let stamp = Stamp {
+                topic: data.topic.as_str(),
+                sequence: data.sequence(),
+                publish_time: data.publish_time(),
+                class: data.class,
+            };
+            native_encode(&stamp, view, out);
+        }
+        Err(error) => {
+            let unread = serde_json::json!({"topic": data.topic.as_str(), "error": error.to_string()});
+            out.extend_from_slice(unread.to_string().as_bytes());
+        }
+    }
+    out.push(b'\n');
+}
+
+impl Seen {
+    fn note(&mut self, data: &Data) {
+        self.received += 1;
+        let age_ns = data.age_ns().max(0);
+        if self.ages.len() < AGES_MAX {
+            self.ages.push(age_ns);
+        }
+        let row = match self.rows.get_mut(data.topic.as_str()) {
+            Some(row) => row,
+            None => self.rows.entry(data.topic.to_string()).or_default(),
+        };
+        row.received += 1;
+        row.since_last += 1;
+        row.sequence = data.sequence();
+        row.age_ns = age_ns;
+        row.stale = false;
+    }
+
+    fn print_table(&mut self) {
+        let mut table = String::new();
+        if io::stdout().is_terminal() {
+            // Clear the screen and go to its top.
+            table.push_str("\x1b[2J\x1b[H");
+        }
+        let _ = writeln!(
+            table,
+            "{:<32} {:>9} {:>7} {:>10} {:>9} {:>8} {:>10}  state",
+            "topic", "received", "1/s", "sequence", "age ms", "gapped", "conflated"
+        );
+        let more = self.rows.len().saturating_sub(ROWS_MAX);
+        for (topic, row) in self.rows.iter_mut().take(ROWS_MAX) {
+            let _ = writeln!(
+                table,
+                "{topic:<32} {:>9} {:>7} {:>10} {:>9.3} {:>8} {:>10}  {}",
+                row.received,
+                row.since_last,
+                row.sequence,
+                row.age_ns as f64 / 1e6,
+                row.gapped,
+                row.conflated,
+                if row.stale { "stale" } else { "live" },
+            );
+        }
+        self.rows.values_mut().for_each(|row| row.since_last = 0);
+        if more > 0 {
+            let _ = writeln!(table, "… and {more} more");
+        }
+        // A table nobody reads is no reason to stop.
+        let _ = io::stdout().write_all(table.as_bytes());
+    }
+
+    fn print_summary(&mut self) {
+        let seconds = self.began.elapsed().as_secs_f64();
+        self.ages.sort_unstable();
+        let percentile = |share: f64| {
+            let at = (self.ages.len() as f64 * share) as usize;
+            self.ages.get(at.min(self.ages.len().saturating_sub(1))).map_or(0.0, |ns| *ns as f64 / 1e6)
+        };
+        eprintln!(
+            "{} messages in {seconds:.1} s ({:.0}/s) · {} lost · {} conflated · age p50 {:.2} ms p99 {:.2} ms",
+            self.received,
+            self.received as f64 / seconds.max(0.001),
+            self.gapped,
+            self.conflated,
+            percentile(0.50),
+            percentile(0.99),
+        );
+    }
+}

@@ -1,0 +1,274 @@
+//! The one door for everything that is published: binary frames, HTTP, feeds and replay.
+//!
+//! Validation, topic, class and routing facts happen here, on the publisher's thread; the engine then
+//! numbers the event and puts it on the ring. The payload is forwarded as it came.
+#![forbid(unsafe_code)]
+
+use std::hash::RandomState;
+use std::sync::Arc;
+
+use tickcast_engine::{Engine, Incoming, PublishError, Receipt};
+use tickcast_protocol::frame::{FLAG_CRITICAL, Frame};
+use tickcast_protocol::message::{Class, Durability, Message, View};
+use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Topic, frame};
+
+use crate::clock;
+use crate::health::HealthMonitor;
+use crate::instruments::Directory;
+use crate::metrics::Metrics;
+
+/// Who published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A binary connection.
+    Socket,
+    /// `POST /api/v1/publish`.
+    Http,
+    /// A feed of the program itself.
+    Feed,
+    /// The program about itself.
+    Own,
+}
+
+impl Source {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Http => "http",
+            Self::Feed => "feed",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// A publish that was not accepted; nothing of it is ever delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind of fault.
+    pub code: ErrorCode,
+    /// The field at fault, or empty.
+    pub field: String,
+    /// What is wrong, and how to put it right.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    #[must_use]
+    pub fn new(code: ErrorCode, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code, field: field.into(), message: message.into() }
+    }
+}
+
+impl From<DecodeError> for Refusal {
+    fn from(error: DecodeError) -> Self {
+        Self::new(error.code(), error.field().to_owned(), error.to_string())
+    }
+}
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        DecodeError::from(error).into()
+    }
+}
+
+/// A publish that was accepted.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// Where it went.
+    pub topic: Topic,
+    /// Its place there.
+    pub receipt: Receipt,
+}
+
+/// What a publisher wants besides delivery.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wishes<'a> {
+    /// The topic it expects, or empty.
+    pub topic: &'a str,
+    /// The least durability that will do.
+    pub durability: Durability,
+}
+
+/// The door. Cheap to share.
+pub struct Ingest {
+    engine: Engine,
+    /// Keyed per process: nobody can prepare keys that collide.
+    hasher: RandomState,
+    directory: Arc<Directory>,
+    health: Arc<HealthMonitor>,
+    metrics: Arc<Metrics>,
+    payload_bytes_max: usize,
+}
+
+impl Ingest {
+    /// A door to `engine`; payloads may have at most `payload_bytes_max` bytes.
+    #[must_use]
+    pub fn new(
+        engine: Engine,
+        directory: Arc<Directory>,
+        health: Arc<HealthMonitor>,
+        metrics: Arc<Metrics>,
+        payload_bytes_max: usize,
+    ) -> Self {
+        Self { engine, hasher: RandomState::new(), directory, health, metrics, payload_bytes_max }
+    }
+
+    /// The engine behind the door.
+    #[must_use]
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Publishes a frame as a publisher sent it: stream, sequence and time must be zero.
+    ///
+    /// # Errors
+    /// The field at fault; the refusal is counted.
+    pub fn publish_frame(
+        &self,
+        source: Source,
+        frame: &Frame<'_>,
+        wishes: Wishes<'_>,
+    ) -> Result<Accepted, Refusal> {
+        let header = &frame.header;
+        for (field, value) in
+            [("stream", u64::from(header.stream)), ("sequence", header.sequence), ("publish_time", header.publish_time)]
+        {
+            if value != 0 {
+                let message = format!("field `{field}` is {value}; a publisher sends zero, the server fills it in");
+                return Err(self.refuse(Refusal::new(ErrorCode::InvalidField, field, message)));
+            }
+        }
+        self.publish(source, header, frame.payload, wishes).map_err(|refusal| self.refuse(refusal))
+    }
+
+    /// Publishes a message of our own making or one translated from JSON.
+    ///
+    /// # Errors
+    /// The field at fault; the refusal is counted.
+    pub fn publish_message(
+        &self,
+        source: Source,
+        message: &Message,
+        wishes: Wishes<'_>,
+    ) -> Result<Accepted, Refusal> {
+        let (payload, header) = frame::payload(message);
+        self.publish(source, &header, &payload, wishes).map_err(|refusal| {
+            // What others publish wrongly says nothing about the health of a stream; our own feeds do.
+            if source == Source::Feed {
+                self.health.record_error(header.type_id, clock::unix_nanos(), &refusal.message);
+            }
+            self.refuse(refusal)
+        })
+    }
+
+    fn publish(
+        &self,
+        source: Source,
+        header: &Header,
+        payload: &[u8],
+        wishes: Wishes<'_>,
+    ) -> Result<Accepted, Refusal> {
+        if payload.len() > self.payload_bytes_max {
+            self.metrics.limit_hit("limits.publisher_bytes");
+            return Err(DecodeError::TooLarge { size: payload.len(), limit: self.payload_bytes_max }.into());
+        }
+        let view = View::access(header.type_id, payload, header.root_len)?;
+        let info = view.info();
+        if !info.is_data() {
+            let message = format!("`{}` is a control message and cannot be published", info.name);
+            return Err(Refusal::new(ErrorCode::UnknownType, "type_id", message));
+        }
+        view.check()?;
+        let mut key = String::new();
+        view.write_key(&mut key)?;
+        let topic = Topic::of(info, &key)
+            .map_err(|error| Refusal::new(ErrorCode::InvalidField, info.key.join("."), error.to_string()))?;
+        if !wishes.topic.is_empty() && wishes.topic != topic.as_str() {
+            let message = format!("field `topic` is `{}` but the key fields say `{topic}`", clip(wishes.topic));
+            return Err(Refusal::new(ErrorCode::InvalidField, "topic", message));
+        }
+        if wishes.durability > Durability::MEMORY {
+            let message = format!(
+                "durability `{}` cannot be had: this server has no journal yet and keeps messages in memory",
+                wishes.durability.name()
+            );
+            return Err(Refusal::new(ErrorCode::NotDurable, "durability", message));
+        }
+        let mut facts = view.facts(&self.hasher);
+        if header.flags & FLAG_CRITICAL != 0 {
+            // A publisher may raise a message to critical, never lower it.
+            facts.class = Class::Critical;
+        }
+        self.directory.learn(view);
+        let now = clock::unix_nanos();
+        let incoming = Incoming {
+            info,
+            topic: &topic,
+            facts,
+            schema_version: header.schema_version,
+            root_len: header.root_len,
+            payload,
+        };
+        match self.engine.publish(incoming, now) {
+            Ok(receipt) => {
+                self.metrics.counters.received.add(info.id);
+                self.metrics.counters.sources.add(source.name());
+                self.health.record_update(info.id, now);
+                Ok(Accepted { topic, receipt })
+            }
+            Err(error) => Err(self.engine_refusal(&error)),
+        }
+    }
+
+    /// Announces that a publisher's own source skipped `count` events of `topic`.
+    ///
+    /// # Errors
+    /// When the topic is none, or the count is not from 1 to 2^32.
+    pub fn skip(&self, topic: &str, count: u64) -> Result<Receipt, Refusal> {
+        let topic = Topic::parse(topic)
+            .map_err(|error| Refusal::new(ErrorCode::InvalidField, "topic", error.to_string()))
+            .map_err(|refusal| self.refuse(refusal))?;
+        if count == 0 || count > u64::from(u32::MAX) {
+            let message = format!("field `count` is {count}, allowed is 1 to {}", u32::MAX);
+            return Err(self.refuse(Refusal::new(ErrorCode::InvalidField, "count", message)));
+        }
+        let class = tickcast_protocol::registry::by_name(topic.type_name()).map_or(Class::Ordered, |info| info.class);
+        self.engine
+            .skip(&topic, class, count, clock::unix_nanos())
+            .map_err(|error| self.engine_refusal(&error))
+            .map_err(|refusal| self.refuse(refusal))
+    }
+
+    fn engine_refusal(&self, error: &PublishError) -> Refusal {
+        match error {
+            PublishError::StreamLimit { .. } => {
+                self.metrics.limit_hit("limits.streams");
+                Refusal::new(ErrorCode::StreamLimit, "topic", error.to_string())
+            }
+            _ => Refusal::new(ErrorCode::Unavailable, "", error.to_string()),
+        }
+    }
+
+    /// Publishes a change of health, about ourselves.
+    pub fn announce(&self, message: &Message) {
+        if let Err(refusal) = self.publish_message(Source::Own, message, Wishes::default()) {
+            tracing::warn!(error = refusal.message, "a change of stream health could not be announced");
+        }
+    }
+
+    /// Counts a refusal that happened before the door.
+    pub fn count_refusal(&self, refusal: &Refusal) {
+        self.metrics.counters.refused.add(refusal.code.name());
+    }
+
+    fn refuse(&self, refusal: Refusal) -> Refusal {
+        self.count_refusal(&refusal);
+        refusal
+    }
+}
+
+/// A peer's text, short enough to be quoted.
+fn clip(text: &str) -> String {
+    text.chars().take(80).collect()
+}

@@ -1,0 +1,591 @@
+//! One peer: reads, decides through its session, keeps time, and resumes after a full socket.
+//!
+//! The shard writes; this task only reads and waits. A read goes through a scratch buffer of the thread,
+//! so an idle connection holds none.
+#![forbid(unsafe_code)]
+
+use std::cell::{Cell as StdCell, RefCell};
+use std::net::Shutdown;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use tickcast_engine::{Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
+use tickcast_protocol::frame::Frame;
+use tickcast_protocol::message::{Message, Notice, NoticeKind, Policy, Reason};
+use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::codec;
+use super::shards::Cell;
+use super::upgrade::Speaks;
+use super::websocket::{self, CloseReason, Inbound, Received};
+use crate::clock;
+use crate::config::JsonCase;
+use crate::ingest::{Accepted, Refusal, Source, Wishes};
+use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Session, Terms};
+
+/// Bytes read at once, and so between two chances for others: some 200 of the smallest publishes.
+const READ_BYTES: usize = 16 * 1024;
+/// How long a peer has to take the close frame and answer it.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often a subscription to an instrument that nobody has published yet is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// Spread of the moments at which clients are asked to come back after a drain.
+const RECONNECT_SPREAD_MS: u32 = 2_000;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
+}
+
+/// A socket and what the shard's writes found out about it.
+pub struct Link {
+    /// The socket.
+    pub tcp: TcpStream,
+    /// Set when a write found it full; cleared when it is writable again.
+    pub blocked: StdCell<bool>,
+    /// Set when a write found it dead.
+    pub gone: StdCell<bool>,
+    /// Wakes the connection's task after either.
+    pub changed: Notify,
+}
+
+/// The order to leave, given once to all connections of a shard.
+#[derive(Debug)]
+pub struct DrainOrder(watch::Sender<Option<Instant>>);
+
+impl Default for DrainOrder {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+impl DrainOrder {
+    /// Everyone is to be gone `within` this time.
+    pub fn give(&self, within: Duration) {
+        self.0.send_replace(Some(Instant::now() + within));
+    }
+
+    /// True once it has been given.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+}
+
+/// Control messages a subscriber may still send; refilled over time.
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled: Instant,
+    warned: bool,
+}
+
+/// Why a connection's loop ended.
+enum End {
+    /// We close, and say why.
+    Ours(CloseReason),
+    /// The peer closed, with its code if it gave one.
+    Theirs(Option<u16>),
+    /// The socket is dead.
+    Lost,
+}
+
+struct Connection {
+    cell: Rc<Cell>,
+    link: Rc<Link>,
+    peer: PeerId,
+    session: Session,
+    inbound: Inbound,
+    bucket: Bucket,
+    is_publisher: bool,
+    opened: Instant,
+    last_read: Instant,
+    next_heartbeat: Instant,
+    message_began: Option<Instant>,
+}
+
+/// Serves one connection until it ends.
+pub async fn run(
+    cell: Rc<Cell>,
+    tcp: TcpStream,
+    leftover: Vec<u8>,
+    speaks: Speaks,
+    number: u64,
+    drain: Rc<DrainOrder>,
+) {
+    let mut connection = Connection::new(cell, tcp, speaks, number);
+    let end = connection.serve(leftover, &drain).await;
+    connection.finish(end).await;
+}
+
+impl Connection {
+    fn new(cell: Rc<Cell>, tcp: TcpStream, speaks: Speaks, number: u64) -> Self {
+        let config = &cell.shared.config;
+        let terms = Terms {
+            connection: number,
+            boot_id: cell.shared.ingest.engine().boot().0,
+            heartbeat_ms: u32::try_from(config.heartbeat.interval.as_millis()).unwrap_or(u32::MAX),
+            subscriptions_max: config.limits.subscriptions,
+            inbound_bytes: config.limits.inbound_bytes,
+            publisher_bytes: config.limits.publisher_bytes,
+            strikes_max: config.limits.strikes,
+            json_depth: config.limits.json_depth,
+        };
+        let (session, format) = match speaks {
+            Speaks::Binary => {
+                let epoch = cell.shared.ingest.engine().epoch();
+                (Session::Binary(BinarySession::new(terms, epoch)), Format::Binary)
+            }
+            Speaks::D1 => {
+                let session = D1Session::new(terms, config.json.case, cell.shared.directory.clone());
+                let format = if config.json.case == JsonCase::Camel { Format::D1Camel } else { Format::D1Snake };
+                (Session::D1(session), format)
+            }
+        };
+        let inbound =
+            Inbound::new(config.limits.inbound_bytes, "limits.inbound_bytes", config.limits.fragments);
+        let now = Instant::now();
+        // The first beat comes at a random part of the interval, so that a herd spreads out.
+        let first_beat = config.heartbeat.interval.mul_f64(fastrand::f64().max(0.05));
+        let bucket =
+            Bucket { tokens: config.limits.inbound_messages_burst as f64, filled: now, warned: false };
+        let link = Rc::new(Link {
+            tcp,
+            blocked: StdCell::new(false),
+            gone: StdCell::new(false),
+            changed: Notify::new(),
+        });
+        let peer = cell.shard.borrow_mut().attach(format);
+        cell.sockets.borrow_mut().insert(peer, link.clone());
+        Self {
+            link,
+            peer,
+            session,
+            inbound,
+            bucket,
+            is_publisher: false,
+            opened: now,
+            last_read: now,
+            next_heartbeat: now + first_beat,
+            message_began: None,
+            cell,
+        }
+    }
+
+    async fn serve(&mut self, mut leftover: Vec<u8>, drain: &DrainOrder) -> End {
+        let mut drain_order = drain.0.subscribe();
+        self.with_desk(|session, desk| session.open(desk));
+        if let Err(end) = self.feed(&mut leftover).and_then(|()| self.flush()) {
+            return end;
+        }
+        drop(leftover);
+        let timer = sleep_until(self.deadline());
+        tokio::pin!(timer);
+        loop {
+            let mut interest = Interest::READABLE;
+            if self.link.blocked.get() {
+                // Only then, or an open socket would wake us for ever.
+                interest = interest.add(Interest::WRITABLE);
+            }
+            let link = self.link.clone();
+            let outcome = tokio::select! {
+                ready = link.tcp.ready(interest) => match ready {
+                    Ok(ready) => {
+                        if ready.is_writable() && self.link.blocked.replace(false) {
+                            self.flush()
+                        } else {
+                            Ok(())
+                        }
+                        .and_then(|()| if ready.is_readable() || ready.is_read_closed() { self.read() } else { Ok(()) })
+                    }
+                    Err(_) => Err(End::Lost),
+                },
+                () = link.changed.notified() => self.flush_if_open(),
+                () = timer.as_mut() => {
+                    let outcome = self.on_time();
+                    timer.as_mut().reset(self.deadline());
+                    outcome
+                }
+                Ok(order) = drain_order.wait_for(Option::is_some) => {
+                    let deadline = (*order).unwrap_or_else(Instant::now);
+                    drop(order);
+                    return self.leave(deadline).await;
+                }
+            };
+            if let Err(end) = outcome {
+                return end;
+            }
+            let began_or_ended = self.message_began.is_some() != self.inbound.is_midway();
+            if began_or_ended {
+                self.message_began = self.inbound.is_midway().then(Instant::now);
+            }
+            if began_or_ended || self.session.is_waiting() {
+                timer.as_mut().reset(self.deadline());
+            }
+        }
+    }
+
+    /// The next moment at which time alone asks for something.
+    fn deadline(&self) -> Instant {
+        let limits = &self.cell.shared.config.limits;
+        let mut deadline = self.next_heartbeat.min(self.last_read + limits.idle_timeout);
+        if !self.session.is_open() {
+            deadline = deadline.min(self.opened + limits.hello_timeout);
+        }
+        if let Some(began) = self.message_began {
+            deadline = deadline.min(began + limits.message_timeout);
+        }
+        if self.session.is_waiting() {
+            deadline = deadline.min(Instant::now() + RETRY_INTERVAL);
+        }
+        deadline
+    }
+
+    fn on_time(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        let shared = self.cell.shared.clone();
+        let limits = &shared.config.limits;
+        if !self.session.is_open() && now >= self.opened + limits.hello_timeout {
+            let text = "no hello within limits.hello_timeout";
+            return Err(End::Ours(CloseReason::limit(CloseCode::HelloTimeout, text, "limits.hello_timeout")));
+        }
+        if self.message_began.is_some_and(|began| now >= began + limits.message_timeout) {
+            let text = "a message did not end within limits.message_timeout";
+            return Err(End::Ours(CloseReason::limit(CloseCode::PolicyViolation, text, "limits.message_timeout")));
+        }
+        if now >= self.last_read + limits.idle_timeout {
+            let text = "nothing was heard within limits.idle_timeout";
+            return Err(End::Ours(CloseReason::limit(CloseCode::HeartbeatTimeout, text, "limits.idle_timeout")));
+        }
+        if self.session.is_waiting() {
+            self.with_desk(|session, desk| session.retry(desk));
+            self.flush()?;
+        }
+        if now >= self.next_heartbeat {
+            self.next_heartbeat = now + shared.config.heartbeat.interval;
+            self.with_desk(|session, desk| session.heartbeat(desk));
+            let mut shard = self.cell.shard.borrow_mut();
+            let ping = websocket::message(OpCode::Ping, b"");
+            let sent = shard.send(self.peer, ping).and_then(|()| {
+                if self.session.is_open() { shard.heartbeat(self.peer, clock::unix_nanos()) } else { Ok(()) }
+            });
+            drop(shard);
+            if sent.is_err() {
+                return Err(End::Ours(UNREAD));
+            }
+            return self.flush();
+        }
+        Ok(())
+    }
+
+    /// Reads once: as much as fits the scratch buffer.
+    fn read(&mut self) -> Result<(), End> {
+        SCRATCH.with_borrow_mut(|scratch| match self.link.tcp.try_read(scratch) {
+            Ok(0) => Err(End::Lost),
+            Ok(count) => {
+                self.last_read = Instant::now();
+                self.feed(&mut scratch[..count])?;
+                self.flush()
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
+            Err(_) => Err(End::Lost),
+        })
+    }
+
+    fn feed(&mut self, bytes: &mut [u8]) -> Result<(), End> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let Self { inbound, session, cell, peer, bucket, is_publisher, .. } = self;
+        let mut theirs = None;
+        let fed = inbound.feed(bytes, |inbound, received| {
+            if theirs.is_some() {
+                // What follows a close is not read (RFC 6455, 5.5.1).
+                return Ok(());
+            }
+            let was_publisher = *is_publisher;
+            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, overflow: false };
+            if !was_publisher && !matches!(received, Received::Close(_)) {
+                bucket.take(session, &mut desk)?;
+            }
+            match received {
+                Received::Text(text) => session.text(text, &mut desk)?,
+                Received::Binary(bytes) => session.binary(bytes, &mut desk)?,
+                Received::Ping(payload) => desk.say(websocket::message(OpCode::Pong, payload)),
+                Received::Pong => {}
+                Received::Close(code) => theirs = Some(code),
+            }
+            let overflow = desk.overflow;
+            if *is_publisher && !was_publisher {
+                inbound.set_bytes_max(cell.shared.config.limits.publisher_bytes, "limits.publisher_bytes");
+            }
+            if overflow { Err(UNREAD) } else { Ok(()) }
+        });
+        match (fed, theirs) {
+            (_, Some(code)) => Err(End::Theirs(code)),
+            (Err(reason), None) => Err(End::Ours(reason)),
+            (Ok(()), None) => Ok(()),
+        }
+    }
+
+    fn with_desk(&mut self, act: impl FnOnce(&mut Session, &mut dyn Desk)) {
+        let Self { session, cell, peer, is_publisher, .. } = self;
+        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, overflow: false });
+    }
+
+    /// Writes what waits, unless the socket is known to be full.
+    fn flush(&mut self) -> Result<(), End> {
+        if self.link.blocked.get() {
+            return Ok(());
+        }
+        let flushed = self.cell.shard.borrow_mut().flush_peer(self.peer, &mut *self.cell.sockets.borrow_mut());
+        match flushed {
+            Flushed::Idle | Flushed::Blocked => Ok(()),
+            Flushed::Gone => Err(End::Lost),
+            Flushed::Close(code) => Err(End::Ours(match code {
+                CloseCode::SlowConsumer => {
+                    CloseReason::limit(code, "critical messages were not read in time", "outbox.events")
+                }
+                code => CloseReason::new(code, "closed by policy"),
+            })),
+        }
+    }
+
+    /// After a change seen by the shard's writes.
+    fn flush_if_open(&mut self) -> Result<(), End> {
+        if self.link.gone.get() { Err(End::Lost) } else { self.flush() }
+    }
+
+    /// Says goodbye: notice, what is queued, then 1012.
+    async fn leave(&mut self, deadline: Instant) -> End {
+        let notice = Message::Notice(Notice {
+            kind: NoticeKind::DRAINING,
+            subscription: 0,
+            stream: 0,
+            from: 0,
+            through: 0,
+            conflated: 0,
+            gapped: 0,
+            filtered: 0,
+            reason: Reason::DRAIN,
+            // Each client gets a moment of its own, so that they do not come back as one wave.
+            reconnect_in_ms: fastrand::u32(0..RECONNECT_SPREAD_MS),
+        });
+        let format = self.cell.shard.borrow().format_of(self.peer).unwrap_or(Format::Binary);
+        if let Some(bytes) = codec::control(&notice, None, format) {
+            let _ = self.cell.shard.borrow_mut().send(self.peer, bytes);
+        }
+        let restart = End::Ours(CloseReason::new(CloseCode::ServiceRestart, "the server restarts; come back"));
+        loop {
+            if self.flush_if_open().is_err() {
+                return End::Lost;
+            }
+            if self.cell.shard.borrow().is_idle(self.peer) {
+                return restart;
+            }
+            let link = self.link.clone();
+            tokio::select! {
+                writable = link.tcp.writable() => {
+                    if writable.is_err() {
+                        return End::Lost;
+                    }
+                    self.link.blocked.set(false);
+                }
+                () = sleep_until(deadline) => {
+                    self.cell.shared.metrics.limit_hit("server.drain_timeout");
+                    return restart;
+                }
+            }
+        }
+    }
+
+    /// The closing handshake, then the end of the socket.
+    async fn finish(mut self, end: End) {
+        let shared = self.cell.shared.clone();
+        let closed = &shared.metrics.counters.closed;
+        let farewell = match end {
+            End::Lost => {
+                closed.add("none");
+                None
+            }
+            End::Theirs(code) => {
+                closed.add(code_label(code.unwrap_or(1005)));
+                let payload = code.map(u16::to_be_bytes);
+                let echo = payload.as_ref().map_or(&[][..], |code| code.as_slice());
+                Some((CloseCode::Normal, websocket::message(OpCode::Close, echo)))
+            }
+            End::Ours(reason) => {
+                closed.add(code_label(reason.code.number()));
+                if let Some(limit) = reason.limit {
+                    shared.metrics.limit_hit(limit);
+                }
+                Some((reason.code, reason.frame()))
+            }
+        };
+        if let Some((code, farewell)) = farewell {
+            let _ = timeout(CLOSE_TIMEOUT, self.say_goodbye(code, farewell)).await;
+        }
+        self.cell.sockets.borrow_mut().remove(self.peer);
+        self.cell.shard.borrow_mut().detach(self.peer);
+    }
+
+    /// Sends the close frame after the frame that is half written, then reads until the peer hangs up:
+    /// closing with unread input would reset the connection and destroy the close frame.
+    async fn say_goodbye(&mut self, code: CloseCode, farewell: Bytes) {
+        self.cell.shard.borrow_mut().hang_up(self.peer, code, farewell);
+        self.link.blocked.set(false);
+        loop {
+            let flushed =
+                self.cell.shard.borrow_mut().flush_peer(self.peer, &mut *self.cell.sockets.borrow_mut());
+            if flushed == Flushed::Gone {
+                return;
+            }
+            if self.cell.shard.borrow().is_idle(self.peer) {
+                break;
+            }
+            if self.link.tcp.writable().await.is_err() {
+                return;
+            }
+        }
+        let _ = socket2::SockRef::from(&self.link.tcp).shutdown(Shutdown::Write);
+        loop {
+            if self.link.tcp.readable().await.is_err() {
+                return;
+            }
+            let read = SCRATCH.with_borrow_mut(|scratch| self.link.tcp.try_read(scratch));
+            match read {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+const UNREAD: CloseReason =
+    CloseReason::new(CloseCode::PolicyViolation, "answers to this connection's messages are not read");
+
+impl Bucket {
+    /// Takes one token. Without one the peer is told once, and closed the next time.
+    fn take(&mut self, session: &Session, desk: &mut PeerDesk<'_>) -> Result<(), CloseReason> {
+        let limits = &desk.cell.shared.config.limits;
+        let now = Instant::now();
+        let refill = (now - self.filled).as_secs_f64() * limits.inbound_messages_per_second as f64;
+        self.filled = now;
+        self.tokens = (self.tokens + refill).min(limits.inbound_messages_burst as f64);
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Ok(());
+        }
+        // The sustained rate and the burst are two limits of one bucket.
+        let key = if limits.inbound_messages_burst <= limits.inbound_messages_per_second {
+            "limits.inbound_messages_burst"
+        } else {
+            "limits.inbound_messages_per_second"
+        };
+        if self.warned {
+            let text = "more messages a second than a subscriber may send";
+            return Err(CloseReason::limit(CloseCode::RateLimited, text, key));
+        }
+        self.warned = true;
+        desk.count_limit(key);
+        let text = format!(
+            "more than limits.inbound_messages_per_second = {} messages a second: slow down, the next one too many closes the connection",
+            limits.inbound_messages_per_second
+        );
+        session.error(ErrorCode::RateLimited, &text, 1_000, desk);
+        Ok(())
+    }
+}
+
+/// A close code as a label from a closed set.
+fn code_label(code: u16) -> &'static str {
+    match code {
+        1000 => "1000",
+        1001 => "1001",
+        1002 => "1002",
+        1003 => "1003",
+        1005 => "1005",
+        1007 => "1007",
+        1008 => "1008",
+        1009 => "1009",
+        1011 => "1011",
+        1012 => "1012",
+        1013 => "1013",
+        4002 => "4002",
+        4003 => "4003",
+        4006 => "4006",
+        4008 => "4008",
+        4500 => "4500",
+        _ => "other",
+    }
+}
+
+/// What a session reaches through its connection.
+struct PeerDesk<'a> {
+    cell: &'a Rc<Cell>,
+    peer: PeerId,
+    is_publisher: &'a mut bool,
+    overflow: bool,
+}
+
+impl Desk for PeerDesk<'_> {
+    fn subscribe(&mut self, request: Subscribe, acknowledge: Acknowledge<'_>) -> Result<Subscribed, SubscribeError> {
+        self.cell.shard.borrow_mut().subscribe(self.peer, request, acknowledge)
+    }
+
+    fn unsubscribe(&mut self, subscription: SubscriptionId, acknowledge: Acknowledge<'_>) -> bool {
+        self.cell.shard.borrow_mut().unsubscribe(self.peer, subscription, acknowledge).is_ok()
+    }
+
+    fn configure(&mut self, subscription: SubscriptionId, policy: Policy, acknowledge: Acknowledge<'_>) -> bool {
+        let configured = self.cell.shard.borrow_mut().configure(self.peer, subscription, policy);
+        let Ok(updated) = configured else { return false };
+        if let Some(bytes) = acknowledge(&updated) {
+            self.say(bytes);
+        }
+        true
+    }
+
+    fn set_format(&mut self, format: Format) {
+        self.cell.shard.borrow_mut().set_format(self.peer, format);
+    }
+
+    fn publish(&mut self, frame: &Frame<'_>, wishes: Wishes<'_>) -> Result<Accepted, Refusal> {
+        self.cell.shared.ingest.publish_frame(Source::Socket, frame, wishes)
+    }
+
+    fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal> {
+        self.cell.shared.ingest.skip(topic, count).map(drop)
+    }
+
+    fn may_publish(&self) -> bool {
+        self.cell.shared.config.publish.loopback_open
+    }
+
+    fn accept_publisher(&mut self) {
+        *self.is_publisher = true;
+    }
+
+    fn say(&mut self, message: Bytes) {
+        self.overflow |= self.cell.shard.borrow_mut().send(self.peer, message).is_err();
+    }
+
+    fn count_error(&self, code: ErrorCode) {
+        self.cell.shared.metrics.counters.errors.add(code.name());
+    }
+
+    fn count_limit(&self, key: &'static str) {
+        self.cell.shared.metrics.limit_hit(key);
+    }
+
+    fn now(&self) -> u64 {
+        clock::unix_nanos()
+    }
+}

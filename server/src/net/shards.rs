@@ -1,0 +1,322 @@
+//! The shard threads: each runs one engine shard and the connections it owns, on one local runtime.
+//!
+//! ```text
+//!   front thread ── Adopted ──> inbox ─┐
+//!   publishers ──── wake ──> Notify ───┤   shard task: turn, flush, sleep
+//!                                      └─> connection tasks: read, keep time, resume after a full socket
+//! ```
+//!
+//! All of a shard's tasks share it through a `RefCell` that is never borrowed across an await.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::net::TcpStream as StdTcpStream;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use tickcast_engine::{Notify, PeerId, PeerIo, Shard, Written};
+use tokio::net::TcpStream;
+use tokio::runtime::{LocalOptions, LocalRuntime};
+use tokio::sync::{Notify as TokioNotify, mpsc};
+use tokio::task;
+
+use super::connection::{self, DrainOrder, Link};
+use super::listener::Place;
+use super::upgrade::Speaks;
+use crate::clock;
+use crate::config::Config;
+use crate::ingest::Ingest;
+use crate::instruments::Directory;
+use crate::metrics::{Histogram, Metrics};
+
+/// A socket that left HTTP, with what belongs to it.
+pub struct Adopted {
+    /// The socket, non-blocking.
+    pub stream: StdTcpStream,
+    /// Bytes that were read past the handshake.
+    pub leftover: Vec<u8>,
+    /// What it speaks.
+    pub speaks: Speaks,
+    /// Its number.
+    pub connection: u64,
+    /// Its place among `limits.connections`.
+    pub place: Option<Place>,
+}
+
+/// What a shard thread is told.
+enum Command {
+    Adopt(Box<Adopted>),
+    Drain { within: Duration },
+}
+
+/// Ends a shard's sleep; keeps one notification until it is taken.
+#[derive(Debug, Default)]
+pub struct Bell(TokioNotify);
+
+impl Notify for Bell {
+    fn notify(&self) {
+        self.0.notify_one();
+    }
+}
+
+/// Times a shard measures, once a turn.
+#[derive(Debug, Default)]
+pub struct Latency {
+    /// From the publish of a turn's oldest event to the end of the turn's writes: the longest wait.
+    pub oldest: Histogram,
+    /// From the publish of a turn's newest event to the end of the turn's writes: the shortest wait.
+    pub newest: Histogram,
+}
+
+struct Handle {
+    inbox: mpsc::UnboundedSender<Command>,
+    connections: Arc<AtomicUsize>,
+    latency: Arc<Latency>,
+}
+
+/// The shard threads, as seen from outside.
+pub struct Shards {
+    handles: Vec<Handle>,
+    threads: std::sync::Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the connections of every shard share.
+pub struct Shared {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The door for publishes.
+    pub ingest: Arc<Ingest>,
+    /// Numbers of instruments.
+    pub directory: Arc<Directory>,
+}
+
+/// One shard and its sockets, shared by the tasks of its thread.
+pub struct Cell {
+    /// The engine's part.
+    pub shard: RefCell<Shard>,
+    /// The sockets.
+    pub sockets: RefCell<Sockets>,
+    /// What all shards share.
+    pub shared: Arc<Shared>,
+}
+
+/// The sockets of one shard, by peer.
+#[derive(Default)]
+pub struct Sockets(Vec<Option<Rc<Link>>>);
+
+impl Sockets {
+    /// Remembers the socket of `peer`.
+    pub fn insert(&mut self, peer: PeerId, link: Rc<Link>) {
+        if self.0.len() <= peer.index() {
+            self.0.resize_with(peer.index() + 1, || None);
+        }
+        self.0[peer.index()] = Some(link);
+    }
+
+    /// Wakes the task of `peer`.
+    fn nudge(&self, peer: PeerId) {
+        if let Some(Some(link)) = self.0.get(peer.index()) {
+            link.changed.notify_one();
+        }
+    }
+
+    /// Forgets the socket of `peer`.
+    pub fn remove(&mut self, peer: PeerId) {
+        if let Some(slot) = self.0.get_mut(peer.index()) {
+            *slot = None;
+        }
+    }
+}
+
+impl PeerIo for Sockets {
+    fn write(&mut self, peer: PeerId, bufs: &[IoSlice<'_>]) -> Written {
+        let Some(Some(link)) = self.0.get(peer.index()) else { return Written::Gone };
+        match link.tcp.try_write_vectored(bufs) {
+            Ok(0) => Written::Gone,
+            Ok(count) => Written::Bytes(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                link.blocked.set(true);
+                link.changed.notify_one();
+                Written::WouldBlock
+            }
+            Err(_) => {
+                link.gone.set(true);
+                link.changed.notify_one();
+                Written::Gone
+            }
+        }
+    }
+}
+
+impl Shards {
+    /// Starts a thread for each of `shards`; `bells` are what wakes them, in the same order.
+    ///
+    /// # Errors
+    /// When the system cannot start a thread or its runtime.
+    pub fn start(shards: Vec<Shard>, bells: &[Arc<Bell>], shared: &Arc<Shared>) -> io::Result<Self> {
+        let mut handles = Vec::new();
+        let mut threads = Vec::new();
+        for (index, (shard, bell)) in shards.into_iter().zip(bells).enumerate() {
+            let (inbox, commands) = mpsc::unbounded_channel();
+            let connections = Arc::new(AtomicUsize::new(0));
+            let latency = Arc::new(Latency::default());
+            let (bell, shared) = (bell.clone(), shared.clone());
+            let (counted, timed) = (connections.clone(), latency.clone());
+            let thread = Builder::new().name(format!("shard-{index}")).spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => run(&runtime, shard, &bell, commands, shared, &counted, &timed),
+                    Err(error) => tracing::error!(%error, index, "a shard has no runtime"),
+                }
+            })?;
+            handles.push(Handle { inbox, connections, latency });
+            threads.push(thread);
+        }
+        Ok(Self { handles, threads: threads.into() })
+    }
+
+    /// Gives a connection to the shard that has the fewest.
+    pub fn adopt(&self, adopted: Adopted) {
+        let least = self.handles.iter().min_by_key(|handle| handle.connections.load(Ordering::Relaxed));
+        if let Some(handle) = least {
+            handle.connections.fetch_add(1, Ordering::Relaxed);
+            if handle.inbox.send(Command::Adopt(Box::new(adopted))).is_err() {
+                handle.connections.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Connections open now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.handles.iter().map(|handle| handle.connections.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The shards' times, merged.
+    #[must_use]
+    pub fn latency(&self) -> Latency {
+        let sum = Latency::default();
+        for handle in &self.handles {
+            sum.oldest.merge(&handle.latency.oldest);
+            sum.newest.merge(&handle.latency.newest);
+        }
+        sum
+    }
+
+    /// Asks every connection to leave within `within`, then ends the threads. Blocks until they have.
+    pub fn drain(&self, within: Duration) {
+        for handle in &self.handles {
+            let _ = handle.inbox.send(Command::Drain { within });
+        }
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(
+    runtime: &LocalRuntime,
+    shard: Shard,
+    bell: &Arc<Bell>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    shared: Arc<Shared>,
+    connections: &Arc<AtomicUsize>,
+    latency: &Latency,
+) {
+    let cell = Rc::new(Cell { shard: RefCell::new(shard), sockets: RefCell::default(), shared });
+    runtime.block_on(drive(cell, bell, commands, connections, latency));
+}
+
+async fn drive(
+    cell: Rc<Cell>,
+    bell: &Bell,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    connections: &Arc<AtomicUsize>,
+    latency: &Latency,
+) {
+    let mut tasks = task::JoinSet::new();
+    let drain = Rc::new(DrainOrder::default());
+    loop {
+        while let Ok(command) = commands.try_recv() {
+            obey(command, &cell, &drain, &mut tasks, connections);
+        }
+        while tasks.try_join_next().is_some() {}
+        if drain.is_given() && tasks.is_empty() {
+            return;
+        }
+        if turn(&cell, latency) {
+            // Let the connections read between turns, however much there is to deliver.
+            task::yield_now().await;
+            continue;
+        }
+        if !cell.shard.borrow().prepare_to_sleep() {
+            continue;
+        }
+        let command = tokio::select! {
+            () = bell.0.notified() => continue,
+            command = commands.recv() => command,
+            _ = tasks.join_next(), if !tasks.is_empty() => {
+                cell.shard.borrow().stay_awake();
+                continue;
+            }
+        };
+        cell.shard.borrow().stay_awake();
+        match command {
+            Some(command) => obey(command, &cell, &drain, &mut tasks, connections),
+            // Whoever started us is gone without a drain: a test's server that was dropped.
+            None => return,
+        }
+    }
+}
+
+fn obey(
+    command: Command,
+    cell: &Rc<Cell>,
+    drain: &Rc<DrainOrder>,
+    tasks: &mut task::JoinSet<()>,
+    connections: &Arc<AtomicUsize>,
+) {
+    match command {
+        Command::Drain { within } => drain.give(within),
+        Command::Adopt(adopted) => {
+            let (cell, drain, connections) = (cell.clone(), drain.clone(), connections.clone());
+            tasks.spawn_local(async move {
+                let Adopted { stream, leftover, speaks, connection, place } = *adopted;
+                match TcpStream::from_std(stream) {
+                    Ok(tcp) => connection::run(cell, tcp, leftover, speaks, connection, drain).await,
+                    Err(error) => tracing::warn!(%error, "a socket could not be adopted"),
+                }
+                connections.fetch_sub(1, Ordering::Relaxed);
+                drop(place);
+            });
+        }
+    }
+}
+
+/// One turn and its writes; true when the ring may have more.
+fn turn(cell: &Cell, latency: &Latency) -> bool {
+    let mut shard = cell.shard.borrow_mut();
+    let turn = shard.turn();
+    let mut sockets = cell.sockets.borrow_mut();
+    shard.flush(&mut *sockets);
+    while let Some((peer, _)) = shard.next_closing() {
+        // Its task finds the reason when it flushes.
+        sockets.nudge(peer);
+    }
+    if let Some((oldest, newest)) = turn.published {
+        // One clock read a turn, not one a delivery.
+        let now = clock::unix_nanos();
+        latency.oldest.record(now.saturating_sub(oldest));
+        latency.newest.record(now.saturating_sub(newest));
+    }
+    turn.remaining
+}

@@ -1,0 +1,265 @@
+//! Assembles the parts: engine, shards, front thread, feeds; starts them and brings them down.
+//!
+//! ```text
+//!   main ──> start ─┬─ shard-0 … shard-n   connections, fan-out        (net::shards)
+//!                   ├─ front               accept, HTTP, upgrades      (net::listener, net::http)
+//!                   └─ feed-…              demo market, replay         (feeds::run)
+//! ```
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use tickcast_engine::{Engine, EngineConfig, Notify};
+use tickcast_protocol::{BootId, Epoch};
+use tokio::runtime::LocalOptions;
+use tokio::sync::watch;
+
+use crate::clock;
+use crate::config::{Config, Host};
+use crate::feeds::run::{Feed, FeedSpec};
+use crate::health::{Cadence, HealthMonitor, Limits as HealthLimits};
+use crate::ingest::Ingest;
+use crate::instruments::Directory;
+use crate::metrics::Metrics;
+use crate::net::codec::Codec;
+use crate::net::http::Front;
+use crate::net::listener;
+use crate::net::origin::OriginPolicy;
+use crate::net::shards::{Bell, Shards, Shared};
+use crate::status::Status;
+
+/// How often the health of streams is looked at, to announce changes.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// Bound of the engine's lane for critical messages, as a multiple of the outbox's.
+const CRITICAL_LANE_FACTOR: usize = 4;
+
+/// A running server. Dropping it drains it.
+pub struct Running {
+    address: SocketAddr,
+    ingest: Arc<Ingest>,
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    shards: Arc<Shards>,
+    draining: Arc<AtomicBool>,
+    drain_timeout: Duration,
+    stop_front: watch::Sender<bool>,
+    front: Option<JoinHandle<()>>,
+    feeds: Vec<Feed>,
+}
+
+/// Starts everything; returns once the address is bound and served.
+///
+/// # Errors
+/// When the address cannot be bound or a thread cannot be started.
+pub fn start(config: Config, host: Host, feeds: Vec<FeedSpec>) -> io::Result<Running> {
+    let config = Arc::new(config);
+    let listener = listener::bind(config.server.listen)?;
+    let address = listener.local_addr()?;
+    let metrics = Arc::new(Metrics::default());
+    let directory = Arc::new(Directory::default());
+    let started = clock::unix_nanos();
+    let health_limits = HealthLimits {
+        errors: config.health.errors as u64,
+        stale_after_ns: u64::try_from(config.health.stale_after.as_nanos()).unwrap_or(u64::MAX),
+    };
+    // The demo is a source of its own: its types may be quiet while it lives.
+    let health = Arc::new(HealthMonitor::new(health_limits, &[("demo", Cadence::Periodic)]));
+
+    let bells: Vec<_> = (0..config.shards(host)).map(|_| Arc::new(Bell::default())).collect();
+    let notifies = bells.iter().map(|bell| -> Arc<dyn Notify> { bell.clone() }).collect();
+    let engine_config = EngineConfig {
+        shards: bells.len(),
+        ring_slots: config.ring.slots,
+        streams_max: config.limits.streams,
+        history_events: config.history.events,
+        history_bytes: config.history.bytes,
+        outbox_events: config.outbox.events,
+        outbox_bytes: config.outbox.bytes,
+        critical_events: config.outbox.events * CRITICAL_LANE_FACTOR,
+        critical_bytes: config.outbox.bytes * CRITICAL_LANE_FACTOR,
+        ..EngineConfig::default()
+    };
+    // Both identities change with each run: history does not outlive the process yet.
+    let (epoch, boot) = (Epoch(started), BootId(fastrand::u64(1..)));
+    let codec = Arc::new(Codec::new(directory.clone()));
+    let (engine, engine_shards) = Engine::new(engine_config, epoch, boot, codec, notifies);
+    let ingest = Arc::new(Ingest::new(
+        engine,
+        directory.clone(),
+        health.clone(),
+        metrics.clone(),
+        config.limits.publisher_bytes,
+    ));
+    let shared = Arc::new(Shared {
+        config: config.clone(),
+        metrics: metrics.clone(),
+        ingest: ingest.clone(),
+        directory,
+    });
+    let shards = Arc::new(Shards::start(engine_shards, &bells, &shared)?);
+    let connections_max = config.connections_max(host);
+    let status = Arc::new(Status::new(
+        config.clone(),
+        connections_max,
+        started,
+        metrics.clone(),
+        ingest.clone(),
+        shards.clone(),
+        health.clone(),
+    ));
+    let draining = Arc::new(AtomicBool::new(false));
+    let (stop_front, stop) = watch::channel(false);
+    let front = FrontParts {
+        listener,
+        address,
+        config: config.clone(),
+        metrics: metrics.clone(),
+        ingest: ingest.clone(),
+        shards: shards.clone(),
+        status: status.clone(),
+        health: health.clone(),
+        draining: draining.clone(),
+        connections_max,
+    };
+    let front = Builder::new().name("front".into()).spawn(move || front.run(stop))?;
+    let feeds = feeds.into_iter().map(|feed| feed.start(&ingest, &metrics, &health)).collect::<io::Result<_>>()?;
+    Ok(Running {
+        address,
+        ingest,
+        metrics,
+        status,
+        shards,
+        draining,
+        drain_timeout: config.server.drain_timeout,
+        stop_front,
+        front: Some(front),
+        feeds,
+    })
+}
+
+impl Running {
+    /// The address that is served.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The door for publishes from within the process.
+    #[must_use]
+    pub fn ingest(&self) -> &Arc<Ingest> {
+        &self.ingest
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What the status endpoints say.
+    #[must_use]
+    pub fn status(&self) -> &Arc<Status> {
+        &self.status
+    }
+
+    /// True when every feed that has an end has reached it.
+    #[must_use]
+    pub fn feeds_are_done(&self) -> bool {
+        self.feeds.iter().all(Feed::is_done)
+    }
+
+    /// Drains: not ready, no new connections, notice, queues flushed, 1012. Returns when all is down.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        let Some(front) = self.front.take() else { return };
+        self.draining.store(true, Ordering::Release);
+        for feed in self.feeds.drain(..) {
+            feed.stop();
+        }
+        self.shards.drain(self.drain_timeout);
+        self.stop_front.send_replace(true);
+        let _ = front.join();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// What the front thread is made from; [`Front`] itself stays on its thread.
+struct FrontParts {
+    listener: std::net::TcpListener,
+    address: SocketAddr,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    ingest: Arc<Ingest>,
+    shards: Arc<Shards>,
+    status: Arc<Status>,
+    health: Arc<HealthMonitor>,
+    draining: Arc<AtomicBool>,
+    connections_max: usize,
+}
+
+impl FrontParts {
+    fn run(self, mut stop: watch::Receiver<bool>) {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => return tracing::error!(%error, "the front thread has no runtime"),
+        };
+        let (ingest, health) = (self.ingest.clone(), self.health);
+        let origins =
+            OriginPolicy { allowed: self.config.server.allowed_origins.clone(), listen: self.address };
+        let front = Rc::new(Front {
+            config: self.config,
+            metrics: self.metrics,
+            ingest: self.ingest,
+            shards: self.shards,
+            status: self.status,
+            origins,
+            connections: Arc::new(AtomicUsize::new(0)),
+            connections_max: self.connections_max,
+            handshakes: Arc::new(AtomicUsize::new(0)),
+            draining: self.draining,
+            connection_ids: AtomicU64::new(0),
+        });
+        runtime.block_on(async {
+            let listener = match tokio::net::TcpListener::from_std(self.listener) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!(%error, "the listener cannot be used"),
+            };
+            let accepting = tokio::task::spawn_local(listener::accept(listener, front, stop.clone()));
+            let announcing = tokio::task::spawn_local(announce_health(ingest, health));
+            let _ = stop.wait_for(|stop| *stop).await;
+            accepting.abort();
+            announcing.abort();
+        });
+    }
+}
+
+/// Publishes a `stream_health` message whenever a stream's health changes.
+async fn announce_health(ingest: Arc<Ingest>, health: Arc<HealthMonitor>) {
+    let mut ticks = tokio::time::interval(HEALTH_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let changes: Vec<_> = health.changes(clock::unix_nanos()).collect();
+        for change in changes {
+            if let Some(cause) = change.cause {
+                tracing::warn!(stream = change.name, ?cause, "a stream is unwell");
+            }
+            ingest.announce(&change.message());
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! The binary session: hello first, then subscriptions and publishing in frames.
+#![forbid(unsafe_code)]
+
+use bytes::Bytes;
+use fastwebsockets::OpCode;
+use tickcast_engine::{Start, Subscribe, SubscribeError, Subscribed};
+use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::frame::{Frame, Frames, PAYLOAD_BYTES_MAX};
+use tickcast_protocol::message::{
+    self, Acknowledge, Class, Durability, Message, Policy, PublishStatus, Role, SubscriptionStatus, View,
+};
+use tickcast_protocol::{
+    DecodeError, Epoch, ErrorCode, Sequence, SubscriptionId, Topic, TopicFilter, frame,
+};
+
+use super::{Desk, NAME_BYTES_MAX, Strikes, Terms};
+use crate::ingest::{Refusal, Wishes};
+use crate::net::websocket::{self, CloseReason};
+
+/// A protocol message as a whole WebSocket message.
+#[must_use]
+pub fn framed(message: &Message) -> Bytes {
+    websocket::message(OpCode::Binary, &frame::encode(message))
+}
+
+/// The state of a binary connection.
+#[derive(Debug)]
+pub struct BinarySession {
+    terms: Terms,
+    strikes: Strikes,
+    /// `None` until hello.
+    role: Option<Role>,
+    epoch: Epoch,
+    subscriptions: usize,
+}
+
+/// A `publish` frame, waiting for the data frame it is about.
+struct Pending {
+    request: u64,
+    topic: String,
+    durability: Durability,
+}
+
+/// A request that was refused: what to tell, and whether it counts as malformed.
+struct Rejection {
+    request: u64,
+    code: ErrorCode,
+    field: String,
+    message: String,
+    strike: bool,
+}
+
+impl Rejection {
+    fn new(request: u64, code: ErrorCode, field: &str, message: impl Into<String>) -> Self {
+        Self { request, code, field: field.to_owned(), message: message.into(), strike: false }
+    }
+}
+
+impl From<DecodeError> for Rejection {
+    fn from(error: DecodeError) -> Self {
+        Self {
+            request: 0,
+            code: error.code(),
+            field: error.field().to_owned(),
+            message: error.to_string(),
+            strike: true,
+        }
+    }
+}
+
+impl BinarySession {
+    /// A session that waits for hello.
+    #[must_use]
+    pub fn new(terms: Terms, epoch: Epoch) -> Self {
+        Self { terms, strikes: Strikes::default(), role: None, epoch, subscriptions: 0 }
+    }
+
+    /// True after hello.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.role.is_some()
+    }
+
+    /// Handles every frame of one WebSocket message. A broken frame ends the message, not the connection.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn message(&mut self, bytes: &[u8], desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        let mut pending = None;
+        if bytes.is_empty() {
+            let rejection: Rejection = DecodeError::Truncated { needed: frame::HEADER_LEN, available: 0 }.into();
+            return self.reject(rejection, desk);
+        }
+        for next in Frames::new(bytes, PAYLOAD_BYTES_MAX) {
+            let outcome = next.map_err(Rejection::from).and_then(|frame| self.frame(&frame, &mut pending, desk));
+            if let Err(rejection) = outcome {
+                self.reject(rejection, desk)?;
+            }
+        }
+        if let Some(Pending { request, .. }) = pending {
+            let message = "`publish` must be followed by a data frame in the same WebSocket message";
+            self.reject(Rejection::new(request, ErrorCode::BadRequest, "", message), desk)?;
+        }
+        Ok(())
+    }
+
+    /// A text message on a binary connection.
+    ///
+    /// # Errors
+    /// When it was one strike too many.
+    pub fn wrong_kind(&mut self, desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        let message = "this connection speaks binary frames (subprotocol tickcast.v2), not text";
+        let rejection = Rejection { strike: true, ..Rejection::new(0, ErrorCode::BadRequest, "", message) };
+        self.reject(rejection, desk)
+    }
+
+    /// Tells the peer of an error.
+    pub fn error(
+        &self,
+        request: u64,
+        code: ErrorCode,
+        field: &str,
+        message: &str,
+        retry_after_ms: u32,
+        desk: &mut dyn Desk,
+    ) {
+        desk.count_error(code);
+        desk.say(framed(&Message::Error(message::Error {
+            request,
+            code: code.number(),
+            message: message.to_owned(),
+            field: field.to_owned(),
+            retryable: matches!(code, ErrorCode::RateLimited | ErrorCode::Unavailable),
+            retry_after_ms,
+        })));
+    }
+
+    fn reject(&mut self, rejection: Rejection, desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        let Rejection { request, code, field, message, strike } = rejection;
+        self.error(request, code, &field, &message, 0, desk);
+        if strike { self.strikes.strike(&self.terms) } else { Ok(()) }
+    }
+
+    fn frame(
+        &mut self,
+        frame: &Frame<'_>,
+        pending: &mut Option<Pending>,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Rejection> {
+        if frame.header.type_id >= tickcast_protocol::registry::DATA_FIRST {
+            return self.data(frame, pending.take(), desk);
+        }
+        let message = frame.view()?;
+        match (self.role, message) {
+            (None, View::Hello(hello)) => {
+                let View::Hello(_) = message else { unreachable!("matched above") };
+                for (field, text) in [("name", hello.name.as_str()), ("client", hello.client.as_str())] {
+                    if text.len() > NAME_BYTES_MAX {
+                        let text = format!("field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}", text.len());
+                        return Err(Rejection::new(0, ErrorCode::InvalidField, field, text));
+                    }
+                }
+                self.hello(Role(hello.role.0), desk)
+            }
+            (None, _) => Err(Rejection::new(0, ErrorCode::InvalidState, "", "say hello first")),
+            (Some(_), View::Hello(_)) => {
+                Err(Rejection::new(0, ErrorCode::InvalidState, "", "hello was said already"))
+            }
+            (Some(_), View::Publish(publish)) => {
+                for (field, text) in [("id", publish.id.as_str())] {
+                    if text.len() > NAME_BYTES_MAX {
+                        let text = format!("field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}", text.len());
+                        return Err(Rejection::new(publish.request.to_native(), ErrorCode::InvalidField, field, text));
+                    }
+                }
+                *pending = Some(Pending {
+                    request: publish.request.to_native(),
+                    topic: publish.topic.as_str().to_owned(),
+                    durability: Durability(publish.durability.0),
+                });
+                Ok(())
+            }
+            (Some(_), message) => self.request(message.to_owned(), desk),
+        }
+    }
+
+    fn hello(&mut self, role: Role, desk: &mut dyn Desk) -> Result<(), Rejection> {
+        if Role::NAMES.name_of(role.0).is_none() {
+            let text = format!("field `role` is {}, allowed is 1 subscriber, 2 publisher, 3 both", role.0);
+            return Err(Rejection::new(0, ErrorCode::InvalidField, "role", text));
+        }
+        let publishes = role != Role::SUBSCRIBER;
+        if publishes {
+            if !desk.may_publish() {
+                let text = "publishing is not open here: set publish.loopback_open = true, or publish elsewhere";
+                return Err(Rejection::new(0, ErrorCode::Forbidden, "role", text));
+            }
+            desk.accept_publisher();
+        }
+        self.role = Some(role);
+        let limit = if publishes { self.terms.publisher_bytes } else { self.terms.inbound_bytes };
+        desk.say(framed(&Message::Welcome(message::Welcome {
+            boot_id: self.terms.boot_id,
+            epoch: self.epoch.0,
+            connection: self.terms.connection,
+            server: concat!("tickcast/", env!("CARGO_PKG_VERSION")).to_owned(),
+            heartbeat_ms: self.terms.heartbeat_ms,
+            frame_bytes_max: limit as u32,
+            subscriptions_max: self.terms.subscriptions_max as u32,
+            server_time: Timestamp(desk.now() as i64),
+        })));
+        Ok(())
+    }
+
+    fn data(
+        &mut self,
+        frame: &Frame<'_>,
+        pending: Option<Pending>,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Rejection> {
+        match self.role {
+            None => return Err(Rejection::new(0, ErrorCode::InvalidState, "", "say hello first")),
+            Some(Role::SUBSCRIBER) => {
+                let text = "this peer said hello as subscriber; say hello as publisher or both to publish";
+                return Err(Rejection::new(0, ErrorCode::Forbidden, "role", text));
+            }
+            Some(_) => {}
+        }
+        let Some(pending) = pending else {
+            let refused = |refusal: Refusal| {
+                let strike = refusal.code == ErrorCode::BadRequest || refusal.code == ErrorCode::UnknownType;
+                Rejection { strike, ..Rejection::new(0, refusal.code, &refusal.field, refusal.message) }
+            };
+            return desk.publish(frame, Wishes::default()).map(drop).map_err(refused);
+        };
+        let wishes = Wishes { topic: &pending.topic, durability: pending.durability };
+        let reply = match desk.publish(frame, wishes) {
+            Ok(accepted) => message::Published {
+                request: pending.request,
+                status: PublishStatus::ACCEPTED,
+                topic: accepted.topic.as_str().to_owned(),
+                sequence: accepted.receipt.sequence.0,
+                durability: Durability::MEMORY,
+                code: 0,
+                field: String::new(),
+                message: String::new(),
+            },
+            Err(refusal) => message::Published {
+                request: pending.request,
+                status: if refusal.code == ErrorCode::NotDurable {
+                    PublishStatus::NOT_DURABLE
+                } else {
+                    PublishStatus::REFUSED
+                },
+                topic: pending.topic.chars().take(NAME_BYTES_MAX).collect(),
+                sequence: 0,
+                durability: Durability::MEMORY,
+                code: refusal.code.number(),
+                field: refusal.field,
+                message: refusal.message,
+            },
+        };
+        desk.say(framed(&Message::Published(reply)));
+        Ok(())
+    }
+
+    fn request(&mut self, message: Message, desk: &mut dyn Desk) -> Result<(), Rejection> {
+        match message {
+            Message::Subscribe(subscribe) => {
+                let start = match subscribe.start {
+                    message::Start::LIVE => Start::Live,
+                    message::Start::SNAPSHOT => Start::Snapshot,
+                    other => {
+                        let text = format!("field `start` is {}, allowed is 0 live, 1 snapshot", other.0);
+                        return Err(Rejection::new(subscribe.request, ErrorCode::InvalidField, "start", text));
+                    }
+                };
+                self.subscribe(subscribe.request, &subscribe.filter, start, subscribe.policy, desk)
+            }
+            Message::Resume(resume) => {
+                let mut positions = Vec::with_capacity(resume.positions.len());
+                for (index, position) in resume.positions.iter().enumerate() {
+                    let field = format!("positions.{index}");
+                    let topic = Topic::parse(&position.topic).map_err(|error| {
+                        Rejection::new(resume.request, ErrorCode::InvalidField, &format!("{field}.topic"), error.to_string())
+                    })?;
+                    let class = Class::from_number(position.class.0).ok_or_else(|| {
+                        let text = "allowed is 1 latest, 2 ordered, 3 critical";
+                        Rejection::new(resume.request, ErrorCode::InvalidField, &format!("{field}.class"), text)
+                    })?;
+                    positions.push((topic, class, Sequence(position.sequence)));
+                }
+                let start = Start::Resume { epoch: Epoch(resume.epoch), positions };
+                self.subscribe(resume.request, &resume.filter, start, resume.policy, desk)
+            }
+            Message::Unsubscribe(unsubscribe) => {
+                let id = SubscriptionId(unsubscribe.subscription);
+                let mut ack = acknowledgement(unsubscribe.request, SubscriptionStatus::UNSUBSCRIBED);
+                if desk.unsubscribe(id, &mut ack) {
+                    self.subscriptions = self.subscriptions.saturating_sub(1);
+                    return Ok(());
+                }
+                Err(not_subscribed(unsubscribe.request, unsubscribe.subscription))
+            }
+            Message::Configure(configure) => {
+                known_policy(configure.request, configure.policy)?;
+                let id = SubscriptionId(configure.subscription);
+                let mut ack = acknowledgement(configure.request, SubscriptionStatus::UPDATED);
+                if desk.configure(id, configure.policy, &mut ack) {
+                    return Ok(());
+                }
+                Err(not_subscribed(configure.request, configure.subscription))
+            }
+            Message::Ping(ping) => {
+                desk.say(framed(&Message::Pong(message::Pong {
+                    client_time: ping.client_time,
+                    server_time: Timestamp(desk.now() as i64),
+                    sequence: ping.sequence,
+                })));
+                Ok(())
+            }
+            Message::Skip(skip) => {
+                if self.role == Some(Role::SUBSCRIBER) {
+                    let text = "this peer said hello as subscriber; only publishers announce gaps";
+                    return Err(Rejection::new(0, ErrorCode::Forbidden, "role", text));
+                }
+                let refused =
+                    |refusal: Refusal| Rejection::new(0, refusal.code, &refusal.field, refusal.message);
+                desk.skip(&skip.topic, skip.count).map_err(refused)
+            }
+            // Answers to pings of ours need no answer.
+            Message::Pong(_) => Ok(()),
+            other => {
+                let text = format!("`{}` is what a server says; a client does not", other.info().name);
+                let rejection = Rejection::new(0, ErrorCode::BadRequest, "type_id", text);
+                Err(Rejection { strike: true, ..rejection })
+            }
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        request: u64,
+        filter: &str,
+        start: Start,
+        policy: Policy,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Rejection> {
+        if self.role == Some(Role::PUBLISHER) {
+            let text = "this peer said hello as publisher; say hello as subscriber or both to subscribe";
+            return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
+        }
+        known_policy(request, policy)?;
+        let filter = TopicFilter::parse(filter)
+            .map_err(|error| Rejection::new(request, ErrorCode::InvalidFilter, "filter", error.to_string()))?;
+        if self.subscriptions >= self.terms.subscriptions_max {
+            desk.count_limit("limits.subscriptions");
+            let text = format!(
+                "{} subscriptions are in use and {} is the limit, set by limits.subscriptions",
+                self.subscriptions, self.terms.subscriptions_max
+            );
+            return Err(Rejection::new(request, ErrorCode::SubscriptionLimit, "filter", text));
+        }
+        let mut ack = acknowledgement(request, SubscriptionStatus::SUBSCRIBED);
+        match desk.subscribe(Subscribe { filter, start, policy }, &mut ack) {
+            Ok(subscribed) => {
+                // Subscribing twice is success, and still one subscription.
+                self.subscriptions += usize::from(!subscribed.already);
+                Ok(())
+            }
+            Err(error) => {
+                let code = match &error {
+                    SubscribeError::ResumeFailed { .. } => ErrorCode::ResumeFailed,
+                    _ => ErrorCode::Unavailable,
+                };
+                Err(Rejection::new(request, code, "", error.to_string()))
+            }
+        }
+    }
+}
+
+fn known_policy(request: u64, policy: Policy) -> Result<(), Rejection> {
+    if Policy::NAMES.name_of(policy.0).is_some() {
+        return Ok(());
+    }
+    let text = format!(
+        "field `policy` is {}, allowed is 0 default, 1 conflate, 2 drop_oldest, 3 disconnect",
+        policy.0
+    );
+    Err(Rejection::new(request, ErrorCode::InvalidField, "policy", text))
+}
+
+fn not_subscribed(request: u64, subscription: u32) -> Rejection {
+    let text = format!("this connection has no subscription {subscription}");
+    Rejection::new(request, ErrorCode::NotSubscribed, "subscription", text)
+}
+
+fn acknowledgement(
+    request: u64,
+    status: SubscriptionStatus,
+) -> impl FnMut(&Subscribed) -> Option<Bytes> {
+    move |subscribed| {
+        Some(framed(&Message::Acknowledge(Acknowledge {
+            request,
+            subscription: subscribed.subscription.0,
+            status,
+            epoch: subscribed.epoch.0,
+            streams: subscribed.streams,
+        })))
+    }
+}

@@ -1,0 +1,181 @@
+//! What a peer may say now. Sans-io: messages in, requests to a [`Desk`] out; no socket, no clock.
+//!
+//! One session a connection. [`binary`] speaks frames after a hello; [`d1`] speaks the first JSON
+//! dialect, which needs none.
+#![forbid(unsafe_code)]
+
+pub mod binary;
+pub mod d1;
+
+use bytes::Bytes;
+use tickcast_engine::{Format, Subscribe, SubscribeError, Subscribed};
+use tickcast_protocol::frame::Frame;
+use tickcast_protocol::message::Policy;
+use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId};
+
+use crate::ingest::{Accepted, Refusal, Wishes};
+use crate::net::websocket::CloseReason;
+
+pub use binary::BinarySession;
+pub use d1::D1Session;
+
+/// Longest name a peer may give itself or a message, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Builds the answer to a request, once its outcome is known and before anything that follows from it.
+pub type Acknowledge<'a> = &'a mut dyn FnMut(&Subscribed) -> Option<Bytes>;
+
+/// What a session may ask of the rest of the program.
+pub trait Desk {
+    /// Subscribes this peer.
+    fn subscribe(&mut self, request: Subscribe, acknowledge: Acknowledge<'_>) -> Result<Subscribed, SubscribeError>;
+    /// Ends a subscription; false when there is none with this id.
+    fn unsubscribe(&mut self, subscription: SubscriptionId, acknowledge: Acknowledge<'_>) -> bool;
+    /// Changes a subscription's policy; false when there is none with this id.
+    fn configure(&mut self, subscription: SubscriptionId, policy: Policy, acknowledge: Acknowledge<'_>) -> bool;
+    /// Changes the form events take for this peer. Only while it has no subscription.
+    fn set_format(&mut self, format: Format);
+    /// Publishes a frame.
+    fn publish(&mut self, frame: &Frame<'_>, wishes: Wishes<'_>) -> Result<Accepted, Refusal>;
+    /// Announces an upstream gap.
+    fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal>;
+    /// True when this peer may publish.
+    fn may_publish(&self) -> bool;
+    /// The peer is a publisher from now on: larger messages, no rate limit.
+    fn accept_publisher(&mut self);
+    /// Sends a whole WebSocket message to the peer, before anything queued for it.
+    fn say(&mut self, message: Bytes);
+    /// Counts an error the peer was told.
+    fn count_error(&self, code: ErrorCode);
+    /// Counts a limit the peer hit.
+    fn count_limit(&self, key: &'static str);
+    /// Nanoseconds since the Unix epoch.
+    fn now(&self) -> u64;
+}
+
+/// What every session is told when it begins.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// This connection's number.
+    pub connection: u64,
+    /// The run of the server.
+    pub boot_id: u64,
+    /// Interval of heartbeats, in milliseconds.
+    pub heartbeat_ms: u32,
+    /// Most subscriptions.
+    pub subscriptions_max: usize,
+    /// Largest message of a subscriber, in bytes.
+    pub inbound_bytes: usize,
+    /// Largest message of a publisher, in bytes.
+    pub publisher_bytes: usize,
+    /// Malformed messages until the connection is closed.
+    pub strikes_max: usize,
+    /// Levels of a JSON message.
+    pub json_depth: usize,
+}
+
+/// Malformed messages so far.
+#[derive(Debug, Default)]
+struct Strikes(usize);
+
+impl Strikes {
+    /// One more; the connection ends when there are too many.
+    fn strike(&mut self, terms: &Terms) -> Result<(), CloseReason> {
+        self.0 += 1;
+        if self.0 < terms.strikes_max {
+            return Ok(());
+        }
+        Err(CloseReason::limit(CloseCode::BadRequest, "too many malformed messages", "limits.strikes"))
+    }
+}
+
+/// The session of one connection.
+#[derive(Debug)]
+pub enum Session {
+    /// Frames.
+    Binary(BinarySession),
+    /// Dialect D1.
+    D1(D1Session),
+}
+
+impl Session {
+    /// What is said first, before the peer has said anything.
+    pub fn open(&mut self, desk: &mut dyn Desk) {
+        match self {
+            Self::Binary(_) => {}
+            Self::D1(session) => session.open(desk),
+        }
+    }
+
+    /// A binary message.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn binary(&mut self, bytes: &[u8], desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        match self {
+            Self::Binary(session) => session.message(bytes, desk),
+            Self::D1(session) => session.wrong_kind(desk),
+        }
+    }
+
+    /// A text message.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn text(&mut self, text: &str, desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        match self {
+            Self::Binary(session) => session.wrong_kind(desk),
+            Self::D1(session) => session.message(text, desk),
+        }
+    }
+
+    /// Tells the peer of an error that is not about one of its messages' contents.
+    pub fn error(&self, code: ErrorCode, message: &str, retry_after_ms: u32, desk: &mut dyn Desk) {
+        match self {
+            Self::Binary(session) => session.error(0, code, "", message, retry_after_ms, desk),
+            Self::D1(session) => session.error(code, message, retry_after_ms, desk),
+        }
+    }
+
+    /// The dialect's sign of life, at each heartbeat interval; the binary one is the engine's.
+    pub fn heartbeat(&mut self, desk: &mut dyn Desk) {
+        match self {
+            Self::Binary(_) => {}
+            Self::D1(session) => session.heartbeat(desk),
+        }
+    }
+
+    /// True while something of the peer's waits to be tried again.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        match self {
+            Self::Binary(_) => false,
+            Self::D1(session) => session.is_waiting(),
+        }
+    }
+
+    /// Tries again what waits.
+    pub fn retry(&mut self, desk: &mut dyn Desk) {
+        if let Self::D1(session) = self {
+            session.retry(desk);
+        }
+    }
+
+    /// True once the peer has introduced itself, as far as its format asks for that.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match self {
+            Self::Binary(session) => session.is_open(),
+            Self::D1(_) => true,
+        }
+    }
+
+    /// The format's name in status and metrics.
+    #[must_use]
+    pub fn format_name(&self) -> &'static str {
+        match self {
+            Self::Binary(_) => "binary",
+            Self::D1(_) => "d1",
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What the status endpoints say: `/websocket/status`, `/readyz`, `/version`, and the scrape.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tickcast_engine::stats::ShardStats;
+use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::registry;
+
+use crate::clock;
+use crate::config::Config;
+use crate::health::HealthMonitor;
+use crate::ingest::Ingest;
+use crate::metrics::{Figure, Metrics};
+use crate::net::shards::Shards;
+
+/// Reads everything there is to tell.
+pub struct Status {
+    config: Arc<Config>,
+    connections_max: usize,
+    started: u64,
+    metrics: Arc<Metrics>,
+    ingest: Arc<Ingest>,
+    shards: Arc<Shards>,
+    health: Arc<HealthMonitor>,
+}
+
+/// `GET /websocket/status`: the shape of the first trading bots' status, then what is ours.
+#[derive(Serialize)]
+struct WebsocketStatus {
+    enabled: bool,
+    active_connections: usize,
+    max_connections: usize,
+    /// Seconds.
+    ping_interval: u64,
+    /// Seconds between updates; zero because every update is pushed as it comes.
+    price_update_interval: u64,
+    /// As above.
+    portfolio_update_interval: u64,
+    stream_health: BTreeMap<&'static str, StreamHealth>,
+    uptime_seconds: u64,
+    streams: usize,
+    subscriptions: u64,
+    messages_received: u64,
+    deliveries: u64,
+    conflated: u64,
+    gapped: u64,
+    queued: u64,
+    shard_lag: u64,
+    shards: usize,
+    min_durability: &'static str,
+}
+
+/// Health of the streams of one type.
+#[derive(Serialize)]
+struct StreamHealth {
+    last_update: Option<String>,
+    error_count: u64,
+    recovery_attempts: u64,
+    is_healthy: bool,
+    started_at: String,
+}
+
+impl Status {
+    /// A view over the running parts.
+    #[must_use]
+    pub fn new(
+        config: Arc<Config>,
+        connections_max: usize,
+        started: u64,
+        metrics: Arc<Metrics>,
+        ingest: Arc<Ingest>,
+        shards: Arc<Shards>,
+        health: Arc<HealthMonitor>,
+    ) -> Self {
+        Self { config, connections_max, started, metrics, ingest, shards, health }
+    }
+
+    /// `/websocket/status` as JSON.
+    #[must_use]
+    pub fn websocket_status(&self) -> String {
+        let now = clock::unix_nanos();
+        let sums: BTreeMap<_, _> = self.shard_sums().into_iter().collect();
+        let sum = |name: &str| sums.get(name).copied().unwrap_or(0);
+        let time = |nanos: u64| Timestamp(nanos as i64).to_string();
+        let stream_health = self.health.snapshot(now).into_iter().map(|health| {
+            let entry = StreamHealth {
+                last_update: health.last_update.map(time),
+                error_count: health.error_count,
+                recovery_attempts: health.recovery_attempts,
+                is_healthy: health.is_healthy,
+                started_at: time(health.started_at),
+            };
+            (health.name, entry)
+        });
+        to_json(&WebsocketStatus {
+            enabled: true,
+            active_connections: self.shards.connections(),
+            max_connections: self.connections_max,
+            ping_interval: self.config.heartbeat.interval.as_secs(),
+            price_update_interval: 0,
+            portfolio_update_interval: 0,
+            stream_health: stream_health.collect(),
+            uptime_seconds: now.saturating_sub(self.started) / 1_000_000_000,
+            streams: self.ingest.engine().stream_count(),
+            subscriptions: sum("subscriptions"),
+            messages_received: self.metrics.counters.received.total(),
+            deliveries: sum("deliveries"),
+            conflated: sum("conflated"),
+            gapped: sum("gapped"),
+            queued: sum("queued"),
+            shard_lag: self.ingest.engine().lag(),
+            shards: self.ingest.engine().shard_stats().len(),
+            min_durability: self.config.alerts.min_durability.name(),
+        })
+    }
+
+    /// `/readyz` as JSON; not ready only while draining.
+    #[must_use]
+    pub fn readiness(&self, draining: bool) -> String {
+        let check = |name: &str, ok: bool, detail: String| serde_json::json!({"name": name, "ok": ok, "detail": detail});
+        let durability = self.config.alerts.min_durability.name();
+        let detail = format!(
+            "critical messages are kept with durability {durability}: they do not survive the end of the process"
+        );
+        let lag = format!("the slowest shard is {} events behind", self.ingest.engine().lag());
+        serde_json::json!({
+            "ready": !draining,
+            "checks": [
+                check("accepting", !draining, if draining { "draining".into() } else { "open".into() }),
+                check("shards", true, lag),
+                check("journal", true, detail),
+            ],
+        })
+        .to_string()
+    }
+
+    /// `/version` as JSON.
+    #[must_use]
+    pub fn version(&self) -> String {
+        serde_json::json!({
+            "name": "tickcast",
+            "version": env!("CARGO_PKG_VERSION"),
+            "protocol": {
+                "binary": tickcast_protocol::frame::PROTOCOL_MAJOR,
+                "json": "1.0",
+                "subprotocols": ["tickcast.v2", "tickcast.v1.json", "tickcast.v1.json.d1"],
+            },
+            "types": tickcast_protocol::registry::types().len(),
+        })
+        .to_string()
+    }
+
+    /// The text of a scrape.
+    #[must_use]
+    pub fn scrape(&self) -> String {
+        let mut figures = Vec::new();
+        for (name, help) in ShardStats::NAMES {
+            let value = self.shard_stats(name);
+            figures.push(Figure { name: metric_name(name, help), help, label: None, value });
+        }
+        let gauge = |name, help, value| Figure { name, help, label: None, value };
+        figures.push(gauge("tickcast_connections", "Connections open now.", self.shards.connections() as u64));
+        figures.push(gauge(
+            "tickcast_streams",
+            "Streams known: topics with their class.",
+            self.ingest.engine().stream_count() as u64,
+        ));
+        figures.push(gauge(
+            "tickcast_shard_lag",
+            "Events the slowest shard is behind the ring's cursor.",
+            self.ingest.engine().lag(),
+        ));
+        for health in self.health.snapshot(clock::unix_nanos()) {
+            // Groups are types, so the label comes from the registry.
+            let Some(info) = registry::by_name(health.name) else { continue };
+            figures.push(Figure {
+                name: "tickcast_stream_stale",
+                help: "1 while the streams of a type are unhealthy: too many errors, or silent for too long.",
+                label: Some(("type", info.name)),
+                value: u64::from(!health.is_healthy),
+            });
+        }
+        let latency = self.shards.latency();
+        self.metrics.render(
+            &figures,
+            &[
+                (
+                    "tickcast_publish_to_last_write_seconds",
+                    "From the publish of a turn's oldest event to the end of the turn's writes.",
+                    &latency.oldest,
+                ),
+                (
+                    "tickcast_publish_to_write_seconds",
+                    "From the publish of a turn's newest event to the end of the turn's writes.",
+                    &latency.newest,
+                ),
+            ],
+        )
+    }
+
+    fn shard_stats(&self, name: &str) -> u64 {
+        self.shard_sums().into_iter().find(|(found, _)| *found == name).map_or(0, |(_, sum)| sum)
+    }
+
+    /// Every figure of the shards, summed.
+    fn shard_sums(&self) -> Vec<(&'static str, u64)> {
+        let mut sums: Vec<_> = ShardStats::NAMES.iter().map(|(name, _)| (*name, 0u64)).collect();
+        for stats in self.ingest.engine().shard_stats() {
+            for (sum, value) in sums.iter_mut().zip(stats.snapshot().values()) {
+                sum.1 += value;
+            }
+        }
+        sums
+    }
+}
+
+/// The scrape's name of a shard figure: leaked once a name, from a table of constants.
+fn metric_name(name: &'static str, help: &str) -> &'static str {
+    use std::sync::{LazyLock, Mutex, PoisonError};
+    static NAMES: LazyLock<Mutex<BTreeMap<&'static str, &'static str>>> = LazyLock::new(Mutex::default);
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    names.entry(name).or_insert_with(|| {
+        // The engine's table says which figures go up and down; the others are counters.
+        let is_counter = !help.starts_with("Gauge:");
+        let suffix = if is_counter && !name.ends_with("_total") { "_total" } else { "" };
+        Box::leak(format!("tickcast_shard_{name}{suffix}").into_boxed_str())
+    })
+}
+
+fn to_json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}

@@ -12,9 +12,11 @@ use tickcast_protocol::frame::{FLAG_CRITICAL, Frame};
 use tickcast_protocol::message::{Class, Durability, Message, View};
 use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Topic, frame};
 
-use crate::clock;
+use crate::auth::{Authorizer, Principal};
+use crate::clock::Clock;
 use crate::health::HealthMonitor;
 use crate::instruments::Directory;
+use crate::journal::{Journal, falls_short};
 use crate::metrics::Metrics;
 
 /// Who published.
@@ -79,6 +81,8 @@ pub struct Accepted {
     pub topic: Topic,
     /// Its place there.
     pub receipt: Receipt,
+    /// What it survives.
+    pub durability: Durability,
 }
 
 /// What a publisher wants besides delivery.
@@ -95,23 +99,50 @@ pub struct Ingest {
     engine: Engine,
     /// Keyed per process: nobody can prepare keys that collide.
     hasher: RandomState,
-    directory: Arc<Directory>,
-    health: Arc<HealthMonitor>,
-    metrics: Arc<Metrics>,
-    payload_bytes_max: usize,
+    parts: IngestParts,
+}
+
+/// What the door is given besides the engine.
+pub struct IngestParts {
+    /// Learns the numbers of instruments.
+    pub directory: Arc<Directory>,
+    /// Hears of every update.
+    pub health: Arc<HealthMonitor>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Decides who may publish what.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Keeps critical messages.
+    pub journal: Arc<dyn Journal>,
+    /// Stamps.
+    pub clock: Clock,
+    /// Largest payload, in bytes.
+    pub payload_bytes_max: usize,
 }
 
 impl Ingest {
-    /// A door to `engine`; payloads may have at most `payload_bytes_max` bytes.
+    /// A door to `engine`.
     #[must_use]
-    pub fn new(
-        engine: Engine,
-        directory: Arc<Directory>,
-        health: Arc<HealthMonitor>,
-        metrics: Arc<Metrics>,
-        payload_bytes_max: usize,
-    ) -> Self {
-        Self { engine, hasher: RandomState::new(), directory, health, metrics, payload_bytes_max }
+    pub fn new(engine: Engine, parts: IngestParts) -> Self {
+        Self { engine, hasher: RandomState::new(), parts }
+    }
+
+    /// What an accepted message survives.
+    #[must_use]
+    pub fn durability(&self) -> Durability {
+        self.parts.journal.durability()
+    }
+
+    /// Nanoseconds since the Unix epoch, by the clock that stamps.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.parts.clock.now()
+    }
+
+    /// Whether a peer may do things; asked by whoever has the peer.
+    #[must_use]
+    pub fn authorizer(&self) -> &dyn Authorizer {
+        &*self.parts.authorizer
     }
 
     /// The engine behind the door.
@@ -131,11 +162,14 @@ impl Ingest {
         wishes: Wishes<'_>,
     ) -> Result<Accepted, Refusal> {
         let header = &frame.header;
-        for (field, value) in
-            [("stream", u64::from(header.stream)), ("sequence", header.sequence), ("publish_time", header.publish_time)]
-        {
+        for (field, value) in [
+            ("stream", u64::from(header.stream)),
+            ("sequence", header.sequence),
+            ("publish_time", header.publish_time),
+        ] {
             if value != 0 {
-                let message = format!("field `{field}` is {value}; a publisher sends zero, the server fills it in");
+                let message =
+                    format!("field `{field}` is {value}; a publisher sends zero, the server fills it in");
                 return Err(self.refuse(Refusal::new(ErrorCode::InvalidField, field, message)));
             }
         }
@@ -156,7 +190,7 @@ impl Ingest {
         self.publish(source, &header, &payload, wishes).map_err(|refusal| {
             // What others publish wrongly says nothing about the health of a stream; our own feeds do.
             if source == Source::Feed {
-                self.health.record_error(header.type_id, clock::unix_nanos(), &refusal.message);
+                self.parts.health.record_error(header.type_id, self.parts.clock.now(), &refusal.message);
             }
             self.refuse(refusal)
         })
@@ -169,9 +203,11 @@ impl Ingest {
         payload: &[u8],
         wishes: Wishes<'_>,
     ) -> Result<Accepted, Refusal> {
-        if payload.len() > self.payload_bytes_max {
-            self.metrics.limit_hit("limits.publisher_bytes");
-            return Err(DecodeError::TooLarge { size: payload.len(), limit: self.payload_bytes_max }.into());
+        if payload.len() > self.parts.payload_bytes_max {
+            self.parts.metrics.limit_hit("limits.publisher_bytes");
+            return Err(
+                DecodeError::TooLarge { size: payload.len(), limit: self.parts.payload_bytes_max }.into()
+            );
         }
         let view = View::access(header.type_id, payload, header.root_len)?;
         let info = view.info();
@@ -179,19 +215,25 @@ impl Ingest {
             let message = format!("`{}` is a control message and cannot be published", info.name);
             return Err(Refusal::new(ErrorCode::UnknownType, "type_id", message));
         }
+        if let Err(denied) = self.parts.authorizer.may_publish(&Principal::Anonymous, info) {
+            return Err(Refusal::new(ErrorCode::Forbidden, "type_id", denied.message));
+        }
         view.check()?;
         let mut key = String::new();
         view.write_key(&mut key)?;
         let topic = Topic::of(info, &key)
             .map_err(|error| Refusal::new(ErrorCode::InvalidField, info.key.join("."), error.to_string()))?;
         if !wishes.topic.is_empty() && wishes.topic != topic.as_str() {
-            let message = format!("field `topic` is `{}` but the key fields say `{topic}`", clip(wishes.topic));
+            let message =
+                format!("field `topic` is `{}` but the key fields say `{topic}`", clip(wishes.topic));
             return Err(Refusal::new(ErrorCode::InvalidField, "topic", message));
         }
-        if wishes.durability > Durability::MEMORY {
+        let given = self.durability();
+        if falls_short(given, wishes.durability) {
             let message = format!(
-                "durability `{}` cannot be had: this server has no journal yet and keeps messages in memory",
-                wishes.durability.name()
+                "durability `{}` cannot be had: this server keeps messages with durability `{}`",
+                wishes.durability.name(),
+                given.name()
             );
             return Err(Refusal::new(ErrorCode::NotDurable, "durability", message));
         }
@@ -200,8 +242,8 @@ impl Ingest {
             // A publisher may raise a message to critical, never lower it.
             facts.class = Class::Critical;
         }
-        self.directory.learn(view);
-        let now = clock::unix_nanos();
+        self.parts.directory.learn(view);
+        let now = self.parts.clock.now();
         let incoming = Incoming {
             info,
             topic: &topic,
@@ -212,10 +254,10 @@ impl Ingest {
         };
         match self.engine.publish(incoming, now) {
             Ok(receipt) => {
-                self.metrics.counters.received.add(info.id);
-                self.metrics.counters.sources.add(source.name());
-                self.health.record_update(info.id, now);
-                Ok(Accepted { topic, receipt })
+                self.parts.metrics.counters.received.add(info.id);
+                self.parts.metrics.counters.sources.add(source.name());
+                self.parts.health.record_update(info.id, now);
+                Ok(Accepted { topic, receipt, durability: given })
             }
             Err(error) => Err(self.engine_refusal(&error)),
         }
@@ -233,9 +275,10 @@ impl Ingest {
             let message = format!("field `count` is {count}, allowed is 1 to {}", u32::MAX);
             return Err(self.refuse(Refusal::new(ErrorCode::InvalidField, "count", message)));
         }
-        let class = tickcast_protocol::registry::by_name(topic.type_name()).map_or(Class::Ordered, |info| info.class);
+        let class =
+            tickcast_protocol::registry::by_name(topic.type_name()).map_or(Class::Ordered, |info| info.class);
         self.engine
-            .skip(&topic, class, count, clock::unix_nanos())
+            .skip(&topic, class, count, self.parts.clock.now())
             .map_err(|error| self.engine_refusal(&error))
             .map_err(|refusal| self.refuse(refusal))
     }
@@ -243,7 +286,7 @@ impl Ingest {
     fn engine_refusal(&self, error: &PublishError) -> Refusal {
         match error {
             PublishError::StreamLimit { .. } => {
-                self.metrics.limit_hit("limits.streams");
+                self.parts.metrics.limit_hit("limits.streams");
                 Refusal::new(ErrorCode::StreamLimit, "topic", error.to_string())
             }
             _ => Refusal::new(ErrorCode::Unavailable, "", error.to_string()),
@@ -259,7 +302,7 @@ impl Ingest {
 
     /// Counts a refusal that happened before the door.
     pub fn count_refusal(&self, refusal: &Refusal) {
-        self.metrics.counters.refused.add(refusal.code.name());
+        self.parts.metrics.counters.refused.add(refusal.code.name());
     }
 
     fn refuse(&self, refusal: Refusal) -> Refusal {

@@ -165,7 +165,11 @@ impl Metrics {
 
     /// The text of a scrape.
     #[must_use]
-    pub fn render(&self, figures: &[Figure], histograms: &[(&'static str, &'static str, &Histogram)]) -> String {
+    pub fn render(
+        &self,
+        figures: &[Figure],
+        histograms: &[(&'static str, &'static str, &Histogram)],
+    ) -> String {
         with_local_recorder(&self.recorder, || {
             describe_gauge!("tickcast_build_info", "The build that runs: always 1.");
             gauge!("tickcast_build_info", "version" => env!("CARGO_PKG_VERSION"), "protocol" => "2").set(1.0);

@@ -7,9 +7,7 @@ use tickcast_compat::native::native_decode;
 use tickcast_compat::parse::{self, Limits as JsonLimits};
 use tickcast_protocol::ErrorCode;
 use tickcast_protocol::field::Input;
-use tickcast_protocol::message::Durability;
 
-use crate::clock;
 use crate::config::Limits;
 use crate::ingest::{Accepted, Ingest, Refusal, Source, Wishes};
 use crate::metrics::Metrics;
@@ -91,7 +89,8 @@ pub fn publish(
     // The array around the messages and the envelope are two levels of their own.
     let depth = limits.json_depth + 2;
     // Bounded by the body's bytes: a value takes at least two of them.
-    let json_limits = JsonLimits { bytes: limits.publish_request_bytes, depth, values: limits.publish_request_bytes };
+    let json_limits =
+        JsonLimits { bytes: limits.publish_request_bytes, depth, values: limits.publish_request_bytes };
     let refuse = |index, refusal: Refusal| {
         metrics.counters.refused.add(refusal.code.name());
         reply(index, Err(refusal))
@@ -150,7 +149,8 @@ pub fn publish(
             match &input {
                 Input::Array(_, items) => {
                     bounded(items.len())?;
-                    let replies: Vec<_> = items.iter().enumerate().map(|(index, item)| one(index, item)).collect();
+                    let replies: Vec<_> =
+                        items.iter().enumerate().map(|(index, item)| one(index, item)).collect();
                     Ok(to_json(&replies))
                 }
                 single => Ok(to_json(&one(0, single))),
@@ -166,7 +166,7 @@ fn count_depth(metrics: &Metrics, error: &parse::JsonError) {
 }
 
 fn publish_one(ingest: &Ingest, input: &Input<'_>) -> Result<(Accepted, Option<String>), Refusal> {
-    let native = native_decode(input, clock::unix_nanos() as i64)
+    let native = native_decode(input, ingest.now() as i64)
         .map_err(|error| Refusal::new(error.code, error.field, error.message))
         .inspect_err(|refusal| ingest.count_refusal(refusal))?;
     let wishes = Wishes { topic: native.topic.as_str(), ..Wishes::default() };
@@ -181,7 +181,7 @@ fn reply(index: usize, outcome: Result<(Accepted, Option<String>), Refusal>) -> 
             status: "accepted",
             topic: accepted.topic.as_str().to_owned(),
             sequence: accepted.receipt.sequence.0,
-            durability: Durability::MEMORY.name(),
+            durability: accepted.durability.name(),
             id,
         },
         Err(refusal) => Reply::Refused {

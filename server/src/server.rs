@@ -20,12 +20,14 @@ use tickcast_protocol::{BootId, Epoch};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
-use crate::clock;
+use crate::auth::LoopbackAuthorizer;
+use crate::clock::Clock;
 use crate::config::{Config, Host};
 use crate::feeds::run::{Feed, FeedSpec};
 use crate::health::{Cadence, HealthMonitor, Limits as HealthLimits};
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, IngestParts};
 use crate::instruments::Directory;
+use crate::journal::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::net::codec::Codec;
 use crate::net::http::Front;
@@ -53,17 +55,30 @@ pub struct Running {
     feeds: Vec<Feed>,
 }
 
-/// Starts everything; returns once the address is bound and served.
+/// Starts everything by the system's clock; returns once the address is bound and served.
 ///
 /// # Errors
 /// When the address cannot be bound or a thread cannot be started.
 pub fn start(config: Config, host: Host, feeds: Vec<FeedSpec>) -> io::Result<Running> {
+    start_with_clock(config, host, feeds, Clock::default())
+}
+
+/// Starts everything by a clock of the caller's.
+///
+/// # Errors
+/// As for [`start`].
+pub fn start_with_clock(
+    config: Config,
+    host: Host,
+    feeds: Vec<FeedSpec>,
+    clock: Clock,
+) -> io::Result<Running> {
     let config = Arc::new(config);
     let listener = listener::bind(config.server.listen)?;
     let address = listener.local_addr()?;
     let metrics = Arc::new(Metrics::default());
     let directory = Arc::new(Directory::default());
-    let started = clock::unix_nanos();
+    let started = clock.now();
     let health_limits = HealthLimits {
         errors: config.health.errors as u64,
         stale_after_ns: u64::try_from(config.health.stale_after.as_nanos()).unwrap_or(u64::MAX),
@@ -87,20 +102,26 @@ pub fn start(config: Config, host: Host, feeds: Vec<FeedSpec>) -> io::Result<Run
     };
     // Both identities change with each run: history does not outlive the process yet.
     let (epoch, boot) = (Epoch(started), BootId(fastrand::u64(1..)));
-    let codec = Arc::new(Codec::new(directory.clone()));
+    let codec = Arc::new(Codec::new(directory.clone(), clock.clone()));
     let (engine, engine_shards) = Engine::new(engine_config, epoch, boot, codec, notifies);
     let ingest = Arc::new(Ingest::new(
         engine,
-        directory.clone(),
-        health.clone(),
-        metrics.clone(),
-        config.limits.publisher_bytes,
+        IngestParts {
+            directory: directory.clone(),
+            health: health.clone(),
+            metrics: metrics.clone(),
+            authorizer: Arc::new(LoopbackAuthorizer { open: config.publish.loopback_open }),
+            journal: Arc::new(MemoryJournal),
+            clock: clock.clone(),
+            payload_bytes_max: config.limits.publisher_bytes,
+        },
     ));
     let shared = Arc::new(Shared {
         config: config.clone(),
         metrics: metrics.clone(),
         ingest: ingest.clone(),
         directory,
+        clock,
     });
     let shards = Arc::new(Shards::start(engine_shards, &bells, &shared)?);
     let connections_max = config.connections_max(host);
@@ -128,7 +149,8 @@ pub fn start(config: Config, host: Host, feeds: Vec<FeedSpec>) -> io::Result<Run
         connections_max,
     };
     let front = Builder::new().name("front".into()).spawn(move || front.run(stop))?;
-    let feeds = feeds.into_iter().map(|feed| feed.start(&ingest, &metrics, &health)).collect::<io::Result<_>>()?;
+    let feeds =
+        feeds.into_iter().map(|feed| feed.start(&ingest, &metrics, &health)).collect::<io::Result<_>>()?;
     Ok(Running {
         address,
         ingest,
@@ -254,7 +276,7 @@ async fn announce_health(ingest: Arc<Ingest>, health: Arc<HealthMonitor>) {
     let mut ticks = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         ticks.tick().await;
-        let changes: Vec<_> = health.changes(clock::unix_nanos()).collect();
+        let changes: Vec<_> = health.changes(ingest.now()).collect();
         for change in changes {
             if let Some(cause) = change.cause {
                 tracing::warn!(stream = change.name, ?cause, "a stream is unwell");

@@ -9,12 +9,20 @@ use tickcast_engine::stats::ShardStats;
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::registry;
 
-use crate::clock;
 use crate::config::Config;
 use crate::health::HealthMonitor;
 use crate::ingest::Ingest;
 use crate::metrics::{Figure, Metrics};
 use crate::net::shards::Shards;
+
+/// Limits that are kept on the shards, and the figure of theirs that says how often each was hit.
+const SHARD_LIMITS: &[(&str, &str)] = &[
+    ("ring.slots", "laps"),
+    ("history.events", "history_events_short"),
+    ("history.bytes", "history_bytes_short"),
+    ("outbox.events", "outbox_events_full"),
+    ("outbox.bytes", "outbox_bytes_full"),
+];
 
 /// Reads everything there is to tell.
 pub struct Status {
@@ -81,7 +89,7 @@ impl Status {
     /// `/websocket/status` as JSON.
     #[must_use]
     pub fn websocket_status(&self) -> String {
-        let now = clock::unix_nanos();
+        let now = self.ingest.now();
         let sums: BTreeMap<_, _> = self.shard_sums().into_iter().collect();
         let sum = |name: &str| sums.get(name).copied().unwrap_or(0);
         let time = |nanos: u64| Timestamp(nanos as i64).to_string();
@@ -121,7 +129,7 @@ impl Status {
     #[must_use]
     pub fn readiness(&self, draining: bool) -> String {
         let check = |name: &str, ok: bool, detail: String| serde_json::json!({"name": name, "ok": ok, "detail": detail});
-        let durability = self.config.alerts.min_durability.name();
+        let durability = self.ingest.durability().name();
         let detail = format!(
             "critical messages are kept with durability {durability}: they do not survive the end of the process"
         );
@@ -161,8 +169,21 @@ impl Status {
             let value = self.shard_stats(name);
             figures.push(Figure { name: metric_name(name, help), help, label: None, value });
         }
+        // Limits that the shards keep count in figures of theirs.
+        for (limit, figure) in SHARD_LIMITS {
+            figures.push(Figure {
+                name: "tickcast_limit_hits_total",
+                help: "Limits hit, by the key of the settings that sets them.",
+                label: Some(("limit", limit)),
+                value: self.shard_stats(figure),
+            });
+        }
         let gauge = |name, help, value| Figure { name, help, label: None, value };
-        figures.push(gauge("tickcast_connections", "Connections open now.", self.shards.connections() as u64));
+        figures.push(gauge(
+            "tickcast_connections",
+            "Connections open now.",
+            self.shards.connections() as u64,
+        ));
         figures.push(gauge(
             "tickcast_streams",
             "Streams known: topics with their class.",
@@ -173,7 +194,7 @@ impl Status {
             "Events the slowest shard is behind the ring's cursor.",
             self.ingest.engine().lag(),
         ));
-        for health in self.health.snapshot(clock::unix_nanos()) {
+        for health in self.health.snapshot(self.ingest.now()) {
             // Groups are types, so the label comes from the registry.
             let Some(info) = registry::by_name(health.name) else { continue };
             figures.push(Figure {

@@ -115,7 +115,7 @@ impl Shard {
         self.index.group_mut(group).run = run;
     }
 
-    /// Writes a group's run to every member that has nothing older waiting, and queues it for the rest.
+    /// Writes a group's run to every member whose socket is not full, and queues it for the rest.
     fn flush_run(&mut self, group: GroupId, io: &mut impl PeerIo) {
         let mut run = std::mem::take(&mut self.index.group_mut(group).run);
         let members = std::mem::take(&mut self.index.group_mut(group).members);
@@ -126,7 +126,7 @@ impl Shard {
             if peer.is_over() {
                 continue;
             }
-            if peer.blocked || !peer.outbox.lanes_are_empty() {
+            if peer.blocked {
                 self.queue_run(*member, &run, 0);
                 continue;
             }
@@ -146,7 +146,7 @@ impl Shard {
         group.members = members;
     }
 
-    /// Writes a run, behind control messages and notices if there are any.
+    /// Writes a run in one call with what waits before it; queues it when that is more than one write.
     fn write_run(&mut self, index: u32, run: &Run, io: &mut impl PeerIo) {
         let id = self.peers.id(index);
         let peer = self.peers.member(index);
@@ -207,9 +207,13 @@ impl Shard {
             let size = frame.end - start;
             start = frame.end;
             let policy = peer.route(store.get(&frame.event).stream(), streams).policy;
+            let class = store.get(&frame.event).class();
             let event = store.share(&frame.event);
             let Peer { outbox, ledger, .. } = &mut *peer;
             stats.queued_total.add(1);
+            if let Some(bound) = outbox.bound_reached(class, size, limits) {
+                stats.outbox_full(bound);
+            }
             if outbox.push(event, size, policy, limits, store, &mut Losses { ledger, tally }).is_err() {
                 too_slow = true;
                 break;

@@ -10,6 +10,7 @@ use foldhash::fast::RandomState;
 
 use crate::ledger::{Cause, Loss};
 use crate::records::STREAM_KEYS_MAX;
+use crate::stats::Bound;
 use crate::store::{EventRef, Store};
 
 /// How much each stream remembers.
@@ -25,6 +26,8 @@ pub(crate) struct History {
     recent: VecDeque<Recent>,
     /// Bytes of the recent events.
     bytes: usize,
+    /// The bound for which it forgot last.
+    forgot_for: Option<Bound>,
 }
 
 /// One entry of the recent past; consecutive ones are consecutive in sequence.
@@ -111,8 +114,15 @@ impl History {
         })
     }
 
+    /// The bound for which it forgot last, if it ever had to.
+    pub(crate) fn forgot_for(&self) -> Option<Bound> {
+        self.forgot_for
+    }
+
     fn trim(&mut self, limits: HistoryLimits, store: &mut Store) {
         while self.recent.len() > limits.events || self.bytes > limits.bytes {
+            let by_bytes = self.bytes > limits.bytes;
+            self.forgot_for = Some(if by_bytes { Bound::Bytes } else { Bound::Events });
             match self.recent.pop_front() {
                 Some(Recent::Event(event)) => {
                     self.bytes -= store.get(&event).binary().len();

@@ -17,9 +17,10 @@
 //! section, which notes it in the `records` and puts it on the [`ring`]; a sleeping [`shard`] is woken
 //! by [`wake`]. The shard's `index` names delivery groups; a `run` is what a group gets in a turn;
 //! [`flush`] writes it, and what a [`peer`] cannot take at once waits in its `outbox`, whose losses are
-//! entered in the `ledger`. `history` is what [`subscribe`] starts from; `store` counts who holds what;
-//! [`stats`] counts the rest.
+//! entered in the `ledger`. `history` is what [`subscribe`] starts from; `bind` announces stream ids; `leave`
+//! ends a peer; `store` counts who holds what; [`stats`] counts the rest.
 
+mod bind;
 pub mod engine;
 pub mod event;
 pub mod flush;
@@ -42,6 +43,7 @@ pub mod subscribe;
 mod sync;
 pub mod wake;
 
+pub use bind::{BIND_BYTES_MAX, BINDINGS_MAX};
 pub use engine::{Engine, EngineConfig, PublishError, Receipt};
 pub use event::{Event, Format, Incoming, Render, binary_message};
 pub use flush::{Flushed, PeerIo, Written};

@@ -25,6 +25,7 @@ use tickcast_protocol::{Class, StreamId, SubscriptionId};
 
 use crate::event::Event;
 use crate::ledger::{Ledger, Loss};
+use crate::stats::Bound;
 use crate::store::{EventRef, Store};
 
 /// Most control messages that may wait for one peer before [`crate::Shard::send`] refuses.
@@ -191,9 +192,7 @@ impl Outbox {
         }
         let conflates =
             policy == Policy::CONFLATE || (class == Class::Latest && policy != Policy::DROP_OLDEST);
-        while self.lossy_events > 0
-            && (self.lossy_events >= limits.events || self.lossy_bytes + size > limits.bytes)
-        {
+        while self.bound_reached(class, size, limits).is_some() {
             if policy == Policy::DISCONNECT {
                 store.release(event);
                 return Err(TooSlow);
@@ -212,6 +211,21 @@ impl Outbox {
             self.link(position);
         }
         Ok(())
+    }
+
+    /// The bound that leaves no room for one more event of `size` bytes, if one does. An event that is
+    /// larger than the lane may wait alone.
+    pub(crate) fn bound_reached(&self, class: Class, size: usize, limits: &OutboxLimits) -> Option<Bound> {
+        let (events, bytes, events_max, bytes_max) = if class == Class::Critical {
+            (self.critical_events, self.critical_bytes, limits.critical_events, limits.critical_bytes)
+        } else {
+            (self.lossy_events, self.lossy_bytes, limits.events, limits.bytes)
+        };
+        match events {
+            0 => None,
+            _ if events >= events_max => Some(Bound::Events),
+            _ => (bytes + size > bytes_max).then_some(Bound::Bytes),
+        }
     }
 
     /// Drops what is queued for streams that are not wanted any more, and the brackets of `ended`.
@@ -399,14 +413,10 @@ impl Outbox {
         committed
     }
 
-    /// True when a run may be written behind what little there is: control messages and notices.
-    pub(crate) fn lanes_are_empty(&self) -> bool {
-        self.remainder.is_empty() && self.critical.is_empty() && self.data.is_empty()
-    }
-
-    /// True when nothing waits, control messages included.
+    /// True when nothing waits, control messages included. Losses may still be untold.
     pub(crate) fn is_empty(&self) -> bool {
-        self.lanes_are_empty() && self.control.is_empty()
+        let lanes = self.control.is_empty() && self.critical.is_empty() && self.data.is_empty();
+        lanes && self.remainder.is_empty()
     }
 
     /// True when no further control message has its reserved place.
@@ -442,8 +452,7 @@ impl Outbox {
         store: &mut Store,
     ) -> Result<(), TooSlow> {
         let size = entry.size as usize;
-        let fits = self.critical_bytes + size <= limits.critical_bytes || self.critical_events == 0;
-        if self.critical_events >= limits.critical_events || !fits {
+        if self.bound_reached(Class::Critical, size, limits).is_some() {
             store.release(event);
             return Err(TooSlow);
         }
@@ -617,14 +626,14 @@ impl Outbox {
     }
 
     /// True when nothing but events waits, so that the peer knows all it was told.
-    #[cfg(test)]
+    #[cfg(all(test, not(tickcast_loom)))]
     pub(crate) fn is_told(&self) -> bool {
         let rest_is_told = self.remainder.is_empty() || self.remainder_of.is_some();
         self.control.is_empty() && self.bracket_bytes == 0 && rest_is_told
     }
 
     /// Drops one queued event and tells nobody: the fault that the simulator must find.
-    #[cfg(test)]
+    #[cfg(all(test, not(tickcast_loom)))]
     pub(crate) fn swallow(&mut self, store: &mut Store) -> bool {
         let Some(at) = self.data.iter().position(|entry| matches!(entry.what, What::Lossy(..))) else {
             return false;

@@ -10,7 +10,7 @@
 //! A turn works per delivery group, not per subscriber: one lookup, one reference, one length. What is
 //! the same for all members is written once (`flush.rs`). What differs (notices, binds) is queued per
 //! peer and is rare; where it must come between two events, the turn ends early and the flush comes
-//! first. Subscribing is in `subscribe.rs`.
+//! first. Subscribing is in `subscribe.rs`, announcing streams in `bind.rs`.
 //!
 //! Everything here runs on one thread and waits for nothing. The server calls [`Shard::turn`], then
 //! [`Shard::flush`], until nothing remains, then sleeps by [`Shard::prepare_to_sleep`].
@@ -22,12 +22,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tickcast_protocol::field::Timestamp;
-use tickcast_protocol::message::{Bind, Binding, ClassName, Head, Heartbeat, Notice, NoticeKind, Reason};
-use tickcast_protocol::{Class, CloseCode, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic};
+use tickcast_protocol::message::{Head, Heartbeat, Notice, NoticeKind, Reason};
+use tickcast_protocol::{CloseCode, Epoch, Message, StreamId};
 
 use crate::engine::{EngineConfig, Waker};
 use crate::event::{Event, Format, Item, Render, Skip};
-use crate::history::{History, HistoryLimits};
+use crate::history::HistoryLimits;
 use crate::index::{GroupId, Index};
 use crate::ledger::{Cause, Loss};
 use crate::outbox::{Mark, OutboxLimits};
@@ -40,12 +40,6 @@ use crate::wake::WakeFlag;
 
 /// Most heads in one heartbeat frame.
 pub const HEADS_MAX: usize = 256;
-/// Most bindings in one bind frame; about 80 KiB at the longest topics.
-pub const BINDINGS_MAX: usize = 512;
-/// Most bytes of control messages a peer may have waiting when yet another stream is born; past it the
-/// peer is closed, since a bind cannot be left out.
-pub const BIND_BYTES_MAX: usize = 1024 * 1024;
-
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
@@ -367,45 +361,6 @@ impl Shard {
         }
     }
 
-    /// Queues binds of `streams`, in as many frames as it takes.
-    pub(crate) fn push_binds(
-        &mut self,
-        index: u32,
-        subscription: SubscriptionId,
-        streams: &[(StreamId, Sequence)],
-    ) {
-        for part in streams.chunks(BINDINGS_MAX) {
-            if let Some(bytes) = self.render_bind(self.peers.get(index), subscription, part) {
-                self.peers.member(index).outbox.push_control(bytes);
-            }
-        }
-        self.mark_dirty(index);
-    }
-
-    fn render_bind(
-        &self,
-        peer: Option<&crate::peer::Peer>,
-        subscription: SubscriptionId,
-        streams: &[(StreamId, Sequence)],
-    ) -> Option<Bytes> {
-        let known = |id: &StreamId| self.index.stream(*id).expect("a bound stream is known");
-        let bindings = streams
-            .iter()
-            .map(|(id, next)| Binding {
-                stream: id.0,
-                topic: known(id).topic.as_str().to_owned(),
-                class: ClassName(known(id).class as u8),
-                next_sequence: next.0,
-            })
-            .collect();
-        let topic = match streams {
-            [(only, _)] => Some(&known(only).topic),
-            _ => None,
-        };
-        let message = Message::Bind(Bind { subscription: subscription.0, bindings });
-        self.render.control(&message, topic, peer?.format)
-    }
-
     /// True when there is something to distribute.
     fn has_input(&self) -> bool {
         !self.inbox.is_empty() || self.reader.lag() > 0
@@ -543,60 +498,6 @@ impl Shard {
         }
     }
 
-    /// Makes a stream known and binds it to everyone who subscribed to it before it was born.
-    fn ensure_stream(&mut self, id: StreamId, topic: &Topic, class: Class) {
-        if self.index.stream(id).is_some() {
-            return;
-        }
-        self.index.birth(id, topic.clone(), class, History::default());
-        let stream = self.index.stream(id).expect("just born");
-        let (groups, filters) = (stream.groups.clone(), stream.filters.clone());
-        // Peers that subscribed alike have numbered alike: most binds of a group are the same bytes.
-        let mut rendered: Vec<(SubscriptionId, Option<Bytes>)> = Vec::new();
-        for group in groups {
-            rendered.clear();
-            for at in 0..self.index.group(group).members.len() {
-                let index = self.index.group(group).members[at];
-                self.bind_newborn(index, id, &filters, &mut rendered);
-            }
-        }
-    }
-
-    fn bind_newborn(
-        &mut self,
-        index: u32,
-        id: StreamId,
-        filters: &[crate::index::FilterId],
-        rendered: &mut Vec<(SubscriptionId, Option<Bytes>)>,
-    ) {
-        if self.peers.member(index).is_over() {
-            return;
-        }
-        for at in 0..self.peers.member(index).subscriptions.len() {
-            let subscription = &self.peers.member(index).subscriptions[at];
-            if !filters.contains(&subscription.filter) {
-                continue;
-            }
-            let subscription = subscription.id;
-            let known = rendered.iter().find(|(of, _)| *of == subscription);
-            let bytes = match known {
-                Some((_, bytes)) => bytes.clone(),
-                None => {
-                    let bytes = self.render_bind(self.peers.get(index), subscription, &[(id, Sequence(1))]);
-                    rendered.push((subscription, bytes.clone()));
-                    bytes
-                }
-            };
-            if let Some(bytes) = bytes {
-                self.peers.member(index).outbox.push_control(bytes);
-            }
-        }
-        if self.peers.member(index).outbox.control_bytes() > BIND_BYTES_MAX {
-            self.close(index, CloseCode::SlowConsumer);
-        }
-        self.mark_dirty(index);
-    }
-
     /// When a stream goes on at `sequence` although it stands further back, says where.
     fn jump(&self, id: StreamId, sequence: u64) -> Option<u64> {
         let head = self.index.stream(id).map_or(0, |stream| stream.head);
@@ -640,7 +541,7 @@ impl Shard {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, not(tickcast_loom)))]
     pub(crate) fn drop_histories(&mut self, streams: u32) {
         for id in 1..=streams {
             if let Some(stream) = self.index.stream_mut(StreamId(id)) {

@@ -148,13 +148,17 @@ struct Client {
     bytes: Vec<u8>,
     accounts: BTreeMap<u32, Account>,
     /// By request, what was asked for; by id, what was acknowledged.
-    requests: HashMap<u64, TopicFilter>,
+    requests: HashMap<u64, (TopicFilter, Positions)>,
     subscriptions: BTreeMap<u32, TopicFilter>,
-    /// Positions of a resume that is not yet answered with binds.
-    resume: Option<Positions>,
+    /// The subscription acknowledged last, and positions of its resume that no bind has named yet.
+    resume: (u32, Positions),
     bracket: Option<Inside>,
     /// Live sequences a JSON peer has seen last.
     json: HashMap<u64, u64>,
+    /// Losses it was told, by kind; comparable while it never unsubscribed.
+    conflated: u64,
+    gapped: u64,
+    unsubscribed: bool,
     /// An event was stolen from it: it must live to find out.
     robbed: bool,
 }
@@ -213,9 +217,12 @@ impl Client {
             accounts: BTreeMap::new(),
             requests: HashMap::new(),
             subscriptions: BTreeMap::new(),
-            resume: None,
+            resume: (0, Vec::new()),
             bracket: None,
             json: HashMap::new(),
+            conflated: 0,
+            gapped: 0,
+            unsubscribed: false,
             robbed: false,
         }
     }
@@ -290,6 +297,7 @@ impl Client {
         match message {
             Message::Acknowledge(answer) if answer.status == SubscriptionStatus::UNSUBSCRIBED => {
                 self.subscriptions.remove(&answer.subscription);
+                self.unsubscribed = true;
                 if self.bracket.as_ref().is_some_and(|inside| inside.subscription == answer.subscription) {
                     self.bracket = None;
                 }
@@ -298,8 +306,9 @@ impl Client {
                     .retain(|_, account| wanted.values().any(|filter| filter.matches(&account.topic)));
             }
             Message::Acknowledge(answer) => {
-                let filter = self.requests[&answer.request].clone();
+                let (filter, positions) = self.requests[&answer.request].clone();
                 self.subscriptions.insert(answer.subscription, filter);
+                self.resume = (answer.subscription, positions);
             }
             Message::Bind(bind) => {
                 let filter = self.subscriptions.get(&bind.subscription).expect("acknowledged before bound");
@@ -308,15 +317,15 @@ impl Client {
                     assert!(filter.matches(&topic));
                     let class = Class::from_number(binding.class.0).unwrap();
                     let cursor = binding.next_sequence - 1;
+                    let named =
+                        |(of, in_class, _): &(Topic, Class, Sequence)| *of == topic && *in_class == class;
+                    let at =
+                        self.resume.1.iter().position(named).filter(|_| self.resume.0 == bind.subscription);
+                    let position = at.map(|at| self.resume.1.swap_remove(at).2.0);
                     if let Some(known) = self.accounts.get(&binding.stream) {
                         assert!(cursor >= known.cursor, "bound again, further back");
                         continue;
                     }
-                    let position = self.resume.as_mut().and_then(|positions| {
-                        let at =
-                            positions.iter().position(|(of, in_class, _)| *of == topic && *in_class == class);
-                        at.map(|at| positions.swap_remove(at).2.0)
-                    });
                     if let Some(position) = position {
                         assert_eq!(cursor, position, "a resume goes on where it stopped");
                     }
@@ -358,6 +367,8 @@ impl Client {
                 }
                 account.cursor = notice.through;
                 account.lost += events;
+                self.conflated += notice.conflated;
+                self.gapped += notice.gapped;
             }
             Message::Heartbeat(heartbeat) => {
                 for head in heartbeat.heads {
@@ -506,10 +517,10 @@ impl World {
         let Some(at) = self.any_client() else { return };
         let mut filter = TopicFilter::parse(self.random.pick(&FILTERS)).unwrap();
         let client = &self.clients[at];
-        let fresh = client.subscriptions.is_empty() && client.requests.is_empty();
+        let fresh = client.requests.is_empty();
         let start = if !client.format.is_binary() {
             Start::Live
-        } else if fresh && !self.left.is_empty() {
+        } else if !self.left.is_empty() && (fresh || self.random.one_in(4)) {
             let (left, positions) = self.left.swap_remove(self.random.below(self.left.len()));
             filter = left;
             Start::Resume { epoch: EPOCH, positions }
@@ -526,11 +537,12 @@ impl World {
         match result {
             Ok(_) => {
                 let client = &mut self.clients[at];
-                client.requests.insert(self.requests, filter);
-                if let Start::Resume { positions, .. } = start {
-                    client.resume = Some(positions);
-                    self.resumed += 1;
-                }
+                let positions = match start {
+                    Start::Resume { positions, .. } => positions,
+                    _ => Vec::new(),
+                };
+                self.resumed += u64::from(!positions.is_empty());
+                client.requests.insert(self.requests, (filter, positions));
             }
             Err(SubscribeError::Busy | SubscribeError::UnknownPeer) => {}
             Err(error) => panic!("{error}"),
@@ -612,7 +624,7 @@ impl World {
         shard.detach(client.id);
         assert_eq!(shard.peer_status(client.id), None);
         shard.detach(client.id);
-        if client.subscriptions.len() == 1 && client.resume.as_ref().is_none_or(Vec::is_empty) {
+        if client.subscriptions.len() == 1 && client.resume.1.is_empty() {
             let filter = client.subscriptions.into_values().next().unwrap();
             let matching = client.accounts.into_values().filter(|account| filter.matches(&account.topic));
             let positions =
@@ -687,6 +699,9 @@ impl World {
                 continue;
             }
             assert_eq!(status.subscriptions, client.subscriptions.len());
+            if !client.unsubscribed {
+                assert_eq!((client.conflated, client.gapped), (status.conflated, status.gapped));
+            }
             for ((topic, class), published) in &self.log.streams {
                 let wanted = client.subscriptions.values().any(|filter| filter.matches(topic));
                 let mut accounts = client.accounts.values();
@@ -718,14 +733,7 @@ impl World {
             assert_eq!((shard.queued, shard.index.groups_len()), (0, 0));
             let counts = shard.stats().snapshot();
             assert_eq!((counts.peers, counts.subscriptions, counts.queued), (0, 0, 0));
-            reached.counts.laps += counts.laps;
-            reached.counts.repaired += counts.repaired;
-            reached.counts.conflated += counts.conflated;
-            reached.counts.gapped += counts.gapped;
-            reached.counts.closed_slow += counts.closed_slow;
-            reached.counts.writes_short += counts.writes_short;
-            reached.counts.deliveries += counts.deliveries;
-            reached.counts.uncarried += counts.uncarried;
+            reached.counts = reached.counts.plus(counts);
         }
         reached
     }
@@ -780,16 +788,8 @@ fn every_event_is_received_or_told_as_lost() {
     for seed in seeds.clone() {
         match catch_unwind(|| run(seed, false)) {
             Ok(reached) => {
-                let counts = reached.counts;
                 resumed += reached.resumed;
-                sum.laps += counts.laps;
-                sum.repaired += counts.repaired;
-                sum.conflated += counts.conflated;
-                sum.gapped += counts.gapped;
-                sum.closed_slow += counts.closed_slow;
-                sum.writes_short += counts.writes_short;
-                sum.deliveries += counts.deliveries;
-                sum.uncarried += counts.uncarried;
+                sum = sum.plus(reached.counts);
             }
             Err(_) => panic!(
                 "seed {seed} failed; again with: TICKCAST_SIM_SEED={seed} cargo test -p tickcast-engine --lib sim"

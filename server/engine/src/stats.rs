@@ -7,6 +7,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Which of the two bounds of an outbox or a history was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bound {
+    Events,
+    Bytes,
+}
+
 /// A number with one writer.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -54,6 +61,12 @@ macro_rules! counters {
         }
 
         impl ShardCounts {
+            /// The numbers of two shards together.
+            #[must_use]
+            pub fn plus(self, other: Self) -> Self {
+                Self { $($name: self.$name + other.$name,)+ }
+            }
+
             /// The numbers in the order of [`ShardStats::NAMES`].
             #[must_use]
             pub fn values(&self) -> Vec<u64> {
@@ -96,6 +109,14 @@ counters! {
     lost_races,
     /// Events that could not be carried by a group's format.
     uncarried,
+    /// Events that found an outbox with as many events as it may hold.
+    outbox_events_full,
+    /// Events that found no room in the bytes that an outbox may hold.
+    outbox_bytes_full,
+    /// Streams that a resume found too short, because of the events that a history may hold.
+    history_events_short,
+    /// Streams that a resume found too short, because of the bytes that a history may hold.
+    history_bytes_short,
     /// Peers marked to be closed because they read too slowly.
     closed_slow,
     /// Control messages refused because their place was full.
@@ -110,6 +131,24 @@ counters! {
     groups,
     /// Gauge: position in the ring up to which events were distributed.
     position,
+}
+
+impl ShardStats {
+    /// Counts an event that found its outbox full.
+    pub(crate) fn outbox_full(&self, bound: Bound) {
+        match bound {
+            Bound::Events => self.outbox_events_full.add(1),
+            Bound::Bytes => self.outbox_bytes_full.add(1),
+        }
+    }
+
+    /// Counts a stream whose history does not reach back as far as a resume asked.
+    pub(crate) fn history_short(&self, bound: Bound) {
+        match bound {
+            Bound::Events => self.history_events_short.add(1),
+            Bound::Bytes => self.history_bytes_short.add(1),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tickcast_protocol::{Class, Epoch, Message, Sequence, StreamId, SubscriptionI
 
 use crate::history::Recent;
 use crate::index::FilterId;
+use crate::ledger::Cause;
 use crate::outbox::Outbox;
 use crate::peer::{Counts, PeerId, Subscription};
 use crate::shard::Shard;
@@ -168,6 +169,10 @@ impl Shard {
                 for matched in &matched {
                     let stream = self.index.stream(matched.stream).expect("a matched stream is known");
                     let since = stream.history.since(matched.position, stream.head, &mut self.store);
+                    let is_short = matches!(since.first(), Some(Recent::Gap(loss)) if loss.cause == Cause::HistoryGone);
+                    if is_short && let Some(bound) = stream.history.forgot_for() {
+                        self.stats.history_short(bound);
+                    }
                     past.extend(since.into_iter().map(|entry| (matched.stream, entry)));
                 }
                 self.push_bracket(index, subscription, Bracket::REPLAY, past);

@@ -432,6 +432,27 @@ fn peer_too_slow_for_critical_events_is_closed() {
 }
 
 #[test]
+fn farewell_follows_the_frame_that_was_begun() {
+    let mut bench = Bench::new(|_| {});
+    let peer = bench.subscribed("market_data.A");
+    bench.publish("market_data.A", 1);
+    bench.run();
+    bench.net.heard(peer);
+    bench.net.room.insert(peer, 60);
+    bench.publish("market_data.A", 3);
+    bench.run();
+    bench.net.open_socket(peer);
+    bench.shard.hang_up(peer, CloseCode::ServiceRestart, pong(8));
+    assert!(!bench.shard.is_idle(peer));
+    bench.shard.flush(&mut bench.net);
+    assert!(bench.shard.is_idle(peer));
+    assert_eq!(bench.net.heard(peer), "e1:2 e1:3 pong8");
+    assert_eq!(bench.shard.next_closing(), Some((peer, CloseCode::ServiceRestart)));
+    bench.shard.detach(peer);
+    assert!(bench.shard.is_idle(peer));
+}
+
+#[test]
 fn policy_can_be_changed_in_place() {
     let mut bench = Bench::new(|config| config.outbox_events = 1);
     let peer = bench.subscribed("market_data.A");

@@ -36,7 +36,9 @@ impl Pub {
         let lines: Box<dyn Iterator<Item = io::Result<String>>> = match (self.topic.as_str(), &self.data) {
             ("-", None) => Box::new(io::stdin().lock().lines()),
             ("-", Some(_)) | (_, None) => {
-                eprintln!("error: give a topic and its data, or `-` alone to read NDJSON from standard input");
+                eprintln!(
+                    "error: give a topic and its data, or `-` alone to read NDJSON from standard input"
+                );
                 return 2;
             }
             (topic, Some(data)) => {
@@ -85,11 +87,8 @@ async fn publish_line(client: &Client, line: &str) -> Result<(), String> {
     let input = parse(line, &Limits::default()).map_err(|error| error.to_string())?;
     let native = native_decode(&input, clock::unix_nanos() as i64);
     let NativeMessage { message, topic, id } = native.map_err(|error| error.to_string())?;
-    let options = PublishOptions {
-        topic: topic.to_string(),
-        id: id.unwrap_or_default(),
-        ..PublishOptions::default()
-    };
+    let options =
+        PublishOptions { topic: topic.to_string(), id: id.unwrap_or_default(), ..PublishOptions::default() };
     match client.publish_acked(&message, options).await {
         Ok(Outcome::Accepted { topic, sequence, durability, .. }) => {
             println!("accepted {topic} sequence {sequence} durability {}", durability.name());

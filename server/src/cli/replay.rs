@@ -29,7 +29,13 @@ pub(super) struct Replay {
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     /// Address of the server
-    #[arg(long, alias = "url", env = "TICKCAST_URL", default_value = "ws://127.0.0.1:8000/ws", value_name = "URL")]
+    #[arg(
+        long,
+        alias = "url",
+        env = "TICKCAST_URL",
+        default_value = "ws://127.0.0.1:8000/ws",
+        value_name = "URL"
+    )]
     to: String,
     /// 1 is as recorded, 10 ten times as fast, max as fast as the server reads
     #[arg(long, default_value = "1")]

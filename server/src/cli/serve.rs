@@ -73,7 +73,10 @@ impl Serve {
         );
         let listen = config.server.listen;
         let demo = self.demo.then(|| {
-            format!("demo market: {} symbols, ~{} msg/s, seed {}", config.demo.symbols, config.demo.rate, config.demo.seed)
+            format!(
+                "demo market: {} symbols, ~{} msg/s, seed {}",
+                config.demo.symbols, config.demo.rate, config.demo.seed
+            )
         });
         let running = match server::start(config, host, feeds) {
             Ok(running) => running,
@@ -100,7 +103,9 @@ impl Serve {
         let mut flags = Vec::new();
         for pair in &self.set {
             let Some((key, value)) = pair.split_once('=') else {
-                eprintln!("error: --set takes KEY=VALUE, for example --set limits.connections=500; got `{pair}`");
+                eprintln!(
+                    "error: --set takes KEY=VALUE, for example --set limits.connections=500; got `{pair}`"
+                );
                 return Err(2);
             };
             flags.push((key.trim().to_owned(), value.trim().to_owned()));
@@ -109,13 +114,17 @@ impl Serve {
             flags.push(("server.listen".to_owned(), listen.clone()));
         }
         let is_set = |config: &Config| {
-            config.origin("health.stale_after").is_some_and(|origin| *origin != crate::config::Origin::Default)
+            config
+                .origin("health.stale_after")
+                .is_some_and(|origin| *origin != crate::config::Origin::Default)
         };
         let load = |flags| {
-            Config::load(Sources { file: self.config.clone(), env: std::env::vars_os(), flags }).map_err(|errors| {
-                eprintln!("{errors}");
-                errors.exit_code()
-            })
+            Config::load(Sources { file: self.config.clone(), env: std::env::vars_os(), flags }).map_err(
+                |errors| {
+                    eprintln!("{errors}");
+                    errors.exit_code()
+                },
+            )
         };
         let config = load(flags.clone())?;
         if self.demo && !is_set(&config) {
@@ -147,8 +156,8 @@ fn raise_descriptor_limit() -> u64 {
 }
 
 fn start_logging(config: &Config) {
-    let filter = EnvFilter::try_from_env("TICKCAST_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(config.log.level.name()));
+    let filter =
+        EnvFilter::try_from_env("TICKCAST_LOG").unwrap_or_else(|_| EnvFilter::new(config.log.level.name()));
     let as_json = match config.log.format {
         LogFormat::Json => true,
         LogFormat::Text => false,

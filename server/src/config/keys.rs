@@ -227,7 +227,7 @@ keys! {
         handshakes: usize = 1024, count(1, 65_536);
         /// Time from accept until the last header byte of a request, however slowly the bytes come.
         #[cost("a peer that dribbles holds a handshake this long.")]
-        #[at_limit("HTTP 408, then the connection is closed.")]
+        #[at_limit("the connection is closed without an answer.")]
         handshake_timeout: Duration = "5s", duration(10, MINUTE);
         /// Time from the upgrade until a binary peer has said hello.
         #[cost("a silent peer holds a connection this long.")]
@@ -253,9 +253,9 @@ keys! {
         #[cost("work for each fragment, however small.")]
         #[at_limit("close 1008 policy_violation.")]
         fragments: usize = 64, count(1, 1024);
-        /// Time from the first byte of a message until its last.
+        /// Time from the first byte of a message until its last, and for the body of a publish request.
         #[cost("a peer that dribbles holds a partial message this long.")]
-        #[at_limit("close 1008 policy_violation.")]
+        #[at_limit("close 1008 policy_violation; HTTP 408 for a publish request.")]
         message_timeout: Duration = "10s", duration(10, 5 * MINUTE);
         /// Subscriptions of a connection.
         #[cost("an entry in the index of its shard each.")]
@@ -292,7 +292,7 @@ keys! {
         strikes: usize = 20, count(1, 1000);
         /// Levels of arrays and objects in a JSON message.
         #[cost("stack of the parser.")]
-        #[at_limit("error BAD_REQUEST, which is a strike.")]
+        #[at_limit("error INVALID_JSON, which is a strike; BAD_REQUEST for a publish request.")]
         json_depth: usize = 8, count(4, 64);
     }
 
@@ -315,11 +315,11 @@ keys! {
     history: History {
         /// Events kept of a stream.
         #[cost("a reference in each shard for each event.")]
-        #[at_limit("the oldest goes; a resume from before it is answered with RESUME_FAILED and a snapshot.")]
+        #[at_limit("the oldest goes; a resume from before it is told of a gap with reason history_gone.")]
         events: usize = 256, count(1, 65_536);
         /// Bytes kept of a stream.
         #[cost("this much for each stream that is published to.")]
-        #[at_limit("the oldest goes; a resume from before it is answered with RESUME_FAILED and a snapshot.")]
+        #[at_limit("the oldest goes; a resume from before it is told of a gap with reason history_gone.")]
         bytes: usize = "256KiB", size(4 * KIB, 64 * MIB);
     }
 

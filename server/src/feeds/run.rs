@@ -74,7 +74,9 @@ impl FeedSpec {
         let thread = Builder::new().name(name.into()).spawn(move || {
             match self {
                 Self::Demo(config) => demo(config, &mut desk, &health, &stopped),
-                Self::Replay { files, speed, wait_for } => replay(files, speed, wait_for, &mut desk, &stopped),
+                Self::Replay { files, speed, wait_for } => {
+                    replay(files, speed, wait_for, &mut desk, &stopped)
+                }
             }
             finished.store(true, Ordering::Release);
         })?;
@@ -139,7 +141,10 @@ fn demo(config: MarketConfig, desk: &mut dyn Publish, health: &HealthMonitor, st
     while !stop.load(Ordering::Acquire) {
         let step = market.step(now());
         if step.left_out > 0 {
-            tracing::warn!(left_out = step.left_out, "the demo market fell behind the clock and left messages out");
+            tracing::warn!(
+                left_out = step.left_out,
+                "the demo market fell behind the clock and left messages out"
+            );
         }
         for action in step.actions {
             // A refusal was counted and logged; the market goes on.
@@ -184,7 +189,8 @@ fn replay(files: Vec<PathBuf>, speed: Speed, wait_for: u64, desk: &mut FeedDesk,
         }
         published += u64::from(desk.publish(&row.message).is_ok());
     }
-    let (out_of_order, moves) = (rows.readers().iter().map(|reader| reader.out_of_order()).sum::<u64>(), pace.moves());
+    let (out_of_order, moves) =
+        (rows.readers().iter().map(|reader| reader.out_of_order()).sum::<u64>(), pace.moves());
     for reader in rows.readers().iter().filter(|reader| !reader.ignored_columns().is_empty()) {
         tracing::warn!(file = reader.name(), columns = ?reader.ignored_columns(), "columns that were not read");
     }

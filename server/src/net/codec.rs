@@ -14,19 +14,20 @@ use tickcast_protocol::frame::websocket_head;
 use tickcast_protocol::{Message, Topic};
 
 use super::websocket;
-use crate::clock;
+use crate::clock::Clock;
 use crate::instruments::Directory;
 
 /// Renders for the engine.
 pub struct Codec {
     directory: Arc<Directory>,
+    clock: Clock,
 }
 
 impl Codec {
-    /// A codec that numbers instruments by `directory`.
+    /// A codec that numbers instruments by `directory` and dates notices by `clock`.
     #[must_use]
-    pub fn new(directory: Arc<Directory>) -> Self {
-        Self { directory }
+    pub fn new(directory: Arc<Directory>, clock: Clock) -> Self {
+        Self { directory, clock }
     }
 }
 
@@ -57,18 +58,18 @@ impl Render for Codec {
     }
 
     fn control(&self, message: &Message, topic: Option<&Topic>, format: Format) -> Option<Bytes> {
-        control(message, topic, format)
+        control(message, topic, format, self.clock.now())
     }
 }
 
 /// What one subscriber is told, in its format; `None` when the format has no word for it.
 #[must_use]
-pub fn control(message: &Message, topic: Option<&Topic>, format: Format) -> Option<Bytes> {
+pub fn control(message: &Message, topic: Option<&Topic>, format: Format, now: u64) -> Option<Bytes> {
     if format.is_binary() {
         return Some(binary_message(message));
     }
     let Message::Notice(notice) = message else { return None };
     let topic = topic.map_or("", Topic::as_str);
-    let text = d1::notice(notice, topic, case_of(format), clock::unix_nanos() as i64)?;
+    let text = d1::notice(notice, topic, case_of(format), now as i64)?;
     Some(websocket::message(OpCode::Text, &text))
 }

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tickcast_engine::{Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::{Message, Notice, NoticeKind, Policy, Reason};
-use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId};
+use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Policy, Reason};
+use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId, TopicFilter};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
@@ -24,7 +24,7 @@ use super::codec;
 use super::shards::Cell;
 use super::upgrade::Speaks;
 use super::websocket::{self, CloseReason, Inbound, Received};
-use crate::clock;
+use crate::auth::{Denied, Principal};
 use crate::config::JsonCase;
 use crate::ingest::{Accepted, Refusal, Source, Wishes};
 use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Session, Terms};
@@ -106,6 +106,8 @@ struct Connection {
     opened: Instant,
     last_read: Instant,
     next_heartbeat: Instant,
+    /// When what waits is tried again; of no meaning while nothing does.
+    next_retry: Instant,
     message_began: Option<Instant>,
 }
 
@@ -143,7 +145,8 @@ impl Connection {
             }
             Speaks::D1 => {
                 let session = D1Session::new(terms, config.json.case, cell.shared.directory.clone());
-                let format = if config.json.case == JsonCase::Camel { Format::D1Camel } else { Format::D1Snake };
+                let format =
+                    if config.json.case == JsonCase::Camel { Format::D1Camel } else { Format::D1Snake };
                 (Session::D1(session), format)
             }
         };
@@ -172,6 +175,7 @@ impl Connection {
             opened: now,
             last_read: now,
             next_heartbeat: now + first_beat,
+            next_retry: now,
             message_began: None,
             cell,
         }
@@ -241,7 +245,8 @@ impl Connection {
             deadline = deadline.min(began + limits.message_timeout);
         }
         if self.session.is_waiting() {
-            deadline = deadline.min(Instant::now() + RETRY_INTERVAL);
+            // A moment of its own: a peer that talks all the time must not put it off for ever.
+            deadline = deadline.min(self.next_retry);
         }
         deadline
     }
@@ -256,13 +261,22 @@ impl Connection {
         }
         if self.message_began.is_some_and(|began| now >= began + limits.message_timeout) {
             let text = "a message did not end within limits.message_timeout";
-            return Err(End::Ours(CloseReason::limit(CloseCode::PolicyViolation, text, "limits.message_timeout")));
+            return Err(End::Ours(CloseReason::limit(
+                CloseCode::PolicyViolation,
+                text,
+                "limits.message_timeout",
+            )));
         }
         if now >= self.last_read + limits.idle_timeout {
             let text = "nothing was heard within limits.idle_timeout";
-            return Err(End::Ours(CloseReason::limit(CloseCode::HeartbeatTimeout, text, "limits.idle_timeout")));
+            return Err(End::Ours(CloseReason::limit(
+                CloseCode::HeartbeatTimeout,
+                text,
+                "limits.idle_timeout",
+            )));
         }
         if self.session.is_waiting() {
+            self.next_retry = now + RETRY_INTERVAL;
             self.with_desk(|session, desk| session.retry(desk));
             self.flush()?;
         }
@@ -272,7 +286,7 @@ impl Connection {
             let mut shard = self.cell.shard.borrow_mut();
             let ping = websocket::message(OpCode::Ping, b"");
             let sent = shard.send(self.peer, ping).and_then(|()| {
-                if self.session.is_open() { shard.heartbeat(self.peer, clock::unix_nanos()) } else { Ok(()) }
+                if self.session.is_open() { shard.heartbeat(self.peer, shared.clock.now()) } else { Ok(()) }
             });
             drop(shard);
             if sent.is_err() {
@@ -343,14 +357,14 @@ impl Connection {
         if self.link.blocked.get() {
             return Ok(());
         }
-        let flushed = self.cell.shard.borrow_mut().flush_peer(self.peer, &mut *self.cell.sockets.borrow_mut());
+        let flushed =
+            self.cell.shard.borrow_mut().flush_peer(self.peer, &mut *self.cell.sockets.borrow_mut());
         match flushed {
             Flushed::Idle | Flushed::Blocked => Ok(()),
             Flushed::Gone => Err(End::Lost),
             Flushed::Close(code) => Err(End::Ours(match code {
-                CloseCode::SlowConsumer => {
-                    CloseReason::limit(code, "critical messages were not read in time", "outbox.events")
-                }
+                // The shard counted which limit it was.
+                CloseCode::SlowConsumer => CloseReason::new(code, "messages were not read in time"),
                 code => CloseReason::new(code, "closed by policy"),
             })),
         }
@@ -377,10 +391,11 @@ impl Connection {
             reconnect_in_ms: fastrand::u32(0..RECONNECT_SPREAD_MS),
         });
         let format = self.cell.shard.borrow().format_of(self.peer).unwrap_or(Format::Binary);
-        if let Some(bytes) = codec::control(&notice, None, format) {
+        if let Some(bytes) = codec::control(&notice, None, format, self.cell.shared.clock.now()) {
             let _ = self.cell.shard.borrow_mut().send(self.peer, bytes);
         }
-        let restart = End::Ours(CloseReason::new(CloseCode::ServiceRestart, "the server restarts; come back"));
+        let restart =
+            End::Ours(CloseReason::new(CloseCode::ServiceRestart, "the server restarts; come back"));
         loop {
             if self.flush_if_open().is_err() {
                 return End::Lost;
@@ -419,7 +434,8 @@ impl Connection {
                 let echo = payload.as_ref().map_or(&[][..], |code| code.as_slice());
                 Some((CloseCode::Normal, websocket::message(OpCode::Close, echo)))
             }
-            End::Ours(reason) => {
+            End::Ours(mut reason) => {
+                reason.code = self.session.close_code(reason.code);
                 closed.add(code_label(reason.code.number()));
                 if let Some(limit) = reason.limit {
                     shared.metrics.limit_hit(limit);
@@ -536,7 +552,11 @@ struct PeerDesk<'a> {
 }
 
 impl Desk for PeerDesk<'_> {
-    fn subscribe(&mut self, request: Subscribe, acknowledge: Acknowledge<'_>) -> Result<Subscribed, SubscribeError> {
+    fn subscribe(
+        &mut self,
+        request: Subscribe,
+        acknowledge: Acknowledge<'_>,
+    ) -> Result<Subscribed, SubscribeError> {
         self.cell.shard.borrow_mut().subscribe(self.peer, request, acknowledge)
     }
 
@@ -544,7 +564,12 @@ impl Desk for PeerDesk<'_> {
         self.cell.shard.borrow_mut().unsubscribe(self.peer, subscription, acknowledge).is_ok()
     }
 
-    fn configure(&mut self, subscription: SubscriptionId, policy: Policy, acknowledge: Acknowledge<'_>) -> bool {
+    fn configure(
+        &mut self,
+        subscription: SubscriptionId,
+        policy: Policy,
+        acknowledge: Acknowledge<'_>,
+    ) -> bool {
         let configured = self.cell.shard.borrow_mut().configure(self.peer, subscription, policy);
         let Ok(updated) = configured else { return false };
         if let Some(bytes) = acknowledge(&updated) {
@@ -565,8 +590,16 @@ impl Desk for PeerDesk<'_> {
         self.cell.shared.ingest.skip(topic, count).map(drop)
     }
 
-    fn may_publish(&self) -> bool {
-        self.cell.shared.config.publish.loopback_open
+    fn may_publish(&self) -> Result<(), Denied> {
+        self.cell.shared.ingest.authorizer().may_connect_as_publisher(&Principal::Anonymous)
+    }
+
+    fn may_subscribe(&self, filter: &TopicFilter) -> Result<(), Denied> {
+        self.cell.shared.ingest.authorizer().may_subscribe(&Principal::Anonymous, filter)
+    }
+
+    fn durability(&self) -> Durability {
+        self.cell.shared.ingest.durability()
     }
 
     fn accept_publisher(&mut self) {
@@ -586,6 +619,6 @@ impl Desk for PeerDesk<'_> {
     }
 
     fn now(&self) -> u64 {
-        clock::unix_nanos()
+        self.cell.shared.clock.now()
     }
 }

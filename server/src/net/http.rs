@@ -21,6 +21,7 @@ use super::listener::Place;
 use super::origin::OriginPolicy;
 use super::shards::{Adopted, Shards};
 use super::upgrade::{self, Speaks};
+use crate::auth::Principal;
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::metrics::Metrics;
@@ -70,7 +71,11 @@ impl Front {
         let headers = request.headers();
         if headers.len() > self.config.limits.headers {
             self.metrics.limit_hit("limits.headers");
-            let detail = format!("{} headers; the limit is limits.headers = {}", headers.len(), self.config.limits.headers);
+            let detail = format!(
+                "{} headers; the limit is limits.headers = {}",
+                headers.len(),
+                self.config.limits.headers
+            );
             return problem(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "BAD_REQUEST", "", &detail);
         }
         if !self.origins.admits(headers) {
@@ -182,12 +187,12 @@ impl Front {
             answer.headers_mut().insert("allow", HeaderValue::from_static("POST"));
             return answer;
         }
-        if !self.config.publish.loopback_open {
-            let detail = "publishing is not open: set publish.loopback_open = true";
-            return problem(StatusCode::FORBIDDEN, "FORBIDDEN", "", detail);
+        if let Err(denied) = self.ingest.authorizer().may_connect_as_publisher(&Principal::Anonymous) {
+            return problem(StatusCode::FORBIDDEN, "FORBIDDEN", "", denied.message);
         }
         let Some(form) = publish_api::Form::of(content_type(request.headers())) else {
-            let detail = "send application/json (one message or an array) or application/x-ndjson (one a line)";
+            let detail =
+                "send application/json (one message or an array) or application/x-ndjson (one a line)";
             return problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_FORMAT", "content-type", detail);
         };
         let limits = &self.config.limits;

@@ -27,7 +27,7 @@ use tokio::task;
 use super::connection::{self, DrainOrder, Link};
 use super::listener::Place;
 use super::upgrade::Speaks;
-use crate::clock;
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::instruments::Directory;
@@ -94,6 +94,8 @@ pub struct Shared {
     pub ingest: Arc<Ingest>,
     /// Numbers of instruments.
     pub directory: Arc<Directory>,
+    /// Wall-clock time.
+    pub clock: Clock,
 }
 
 /// One shard and its sockets, shared by the tasks of its thread.
@@ -216,7 +218,8 @@ impl Shards {
         for handle in &self.handles {
             let _ = handle.inbox.send(Command::Drain { within });
         }
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for thread in threads {
             let _ = thread.join();
         }
@@ -314,7 +317,7 @@ fn turn(cell: &Cell, latency: &Latency) -> bool {
     }
     if let Some((oldest, newest)) = turn.published {
         // One clock read a turn, not one a delivery.
-        let now = clock::unix_nanos();
+        let now = cell.shared.clock.now();
         latency.oldest.record(now.saturating_sub(oldest));
         latency.newest.record(now.saturating_sub(newest));
     }

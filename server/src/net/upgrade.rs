@@ -70,11 +70,16 @@ pub fn check<B>(request: &Request<B>, by_path: Speaks) -> Result<(Speaks, Option
         return Err(refused(StatusCode::BAD_REQUEST, "body", "a WebSocket handshake has no body"));
     }
     if single(headers, &SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(refused(StatusCode::UPGRADE_REQUIRED, "version", "the WebSocket version spoken here is 13"));
+        return Err(refused(
+            StatusCode::UPGRADE_REQUIRED,
+            "version",
+            "the WebSocket version spoken here is 13",
+        ));
     }
     let key_is_sound = single(headers, &SEC_WEBSOCKET_KEY).is_some_and(|key| {
         let body = key.strip_suffix("==").unwrap_or("");
-        body.len() == 22 && body.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
+        body.len() == 22
+            && body.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
     });
     if !key_is_sound {
         let detail = "Sec-WebSocket-Key must be there once: 16 bytes in base64";

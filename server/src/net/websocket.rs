@@ -424,7 +424,10 @@ mod tests {
 
     #[test]
     fn close_reasons_fit_a_control_frame() {
-        let reason = CloseReason::new(CloseCode::PolicyViolation, "a very long reason that goes on and on and on and on and on and on and on and on and on and on and on and on and on");
+        let reason = CloseReason::new(
+            CloseCode::PolicyViolation,
+            "a very long reason that goes on and on and on and on and on and on and on and on and on and on and on and on and on",
+        );
         let bytes = reason.frame();
         assert!(bytes.len() <= 127 && bytes[0] == 0x88 && usize::from(bytes[1]) == bytes.len() - 2);
     }

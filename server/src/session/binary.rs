@@ -4,14 +4,12 @@
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tickcast_engine::{Start, Subscribe, SubscribeError, Subscribed};
-use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::field::{Timestamp, Value};
 use tickcast_protocol::frame::{Frame, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
     self, Acknowledge, Class, Durability, Message, Policy, PublishStatus, Role, SubscriptionStatus, View,
 };
-use tickcast_protocol::{
-    DecodeError, Epoch, ErrorCode, Sequence, SubscriptionId, Topic, TopicFilter, frame,
-};
+use tickcast_protocol::{DecodeError, Epoch, ErrorCode, Sequence, SubscriptionId, Topic, TopicFilter, frame};
 
 use super::{Desk, NAME_BYTES_MAX, Strikes, Terms};
 use crate::ingest::{Refusal, Wishes};
@@ -39,6 +37,8 @@ struct Pending {
     request: u64,
     topic: String,
     durability: Durability,
+    /// It was refused already: its data frame is dropped with it.
+    refused: bool,
 }
 
 /// A request that was refused: what to tell, and whether it counts as malformed.
@@ -88,18 +88,19 @@ impl BinarySession {
     pub fn message(&mut self, bytes: &[u8], desk: &mut dyn Desk) -> Result<(), CloseReason> {
         let mut pending = None;
         if bytes.is_empty() {
-            let rejection: Rejection = DecodeError::Truncated { needed: frame::HEADER_LEN, available: 0 }.into();
+            let rejection: Rejection =
+                DecodeError::Truncated { needed: frame::HEADER_LEN, available: 0 }.into();
             return self.reject(rejection, desk);
         }
         for next in Frames::new(bytes, PAYLOAD_BYTES_MAX) {
-            let outcome = next.map_err(Rejection::from).and_then(|frame| self.frame(&frame, &mut pending, desk));
+            let outcome =
+                next.map_err(Rejection::from).and_then(|frame| self.frame(&frame, &mut pending, desk));
             if let Err(rejection) = outcome {
                 self.reject(rejection, desk)?;
             }
         }
-        if let Some(Pending { request, .. }) = pending {
-            let message = "`publish` must be followed by a data frame in the same WebSocket message";
-            self.reject(Rejection::new(request, ErrorCode::BadRequest, "", message), desk)?;
+        if let Some(Pending { request, refused: false, .. }) = pending {
+            self.reject(without_data(request), desk)?;
         }
         Ok(())
     }
@@ -150,35 +151,50 @@ impl BinarySession {
         if frame.header.type_id >= tickcast_protocol::registry::DATA_FIRST {
             return self.data(frame, pending.take(), desk);
         }
+        if let Some(Pending { request, refused: false, .. }) = pending.take() {
+            // What follows is no data frame; it is served all the same.
+            let Rejection { request, code, field, message, .. } = without_data(request);
+            self.error(request, code, &field, &message, 0, desk);
+        }
         let message = frame.view()?;
         match (self.role, message) {
             (None, View::Hello(hello)) => {
-                let View::Hello(_) = message else { unreachable!("matched above") };
                 for (field, text) in [("name", hello.name.as_str()), ("client", hello.client.as_str())] {
                     if text.len() > NAME_BYTES_MAX {
-                        let text = format!("field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}", text.len());
+                        let text = format!(
+                            "field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}",
+                            text.len()
+                        );
                         return Err(Rejection::new(0, ErrorCode::InvalidField, field, text));
                     }
                 }
                 self.hello(Role(hello.role.0), desk)
             }
-            (None, _) => Err(Rejection::new(0, ErrorCode::InvalidState, "", "say hello first")),
+            (None, message) => {
+                Err(Rejection::new(request_of(message), ErrorCode::InvalidState, "", "say hello first"))
+            }
             (Some(_), View::Hello(_)) => {
                 Err(Rejection::new(0, ErrorCode::InvalidState, "", "hello was said already"))
             }
             (Some(_), View::Publish(publish)) => {
-                for (field, text) in [("id", publish.id.as_str())] {
-                    if text.len() > NAME_BYTES_MAX {
-                        let text = format!("field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}", text.len());
-                        return Err(Rejection::new(publish.request.to_native(), ErrorCode::InvalidField, field, text));
-                    }
+                let (request, durability) = (publish.request.to_native(), Durability(publish.durability.0));
+                let (topic, id) = (publish.topic.as_str().to_owned(), publish.id.as_str());
+                let fault = if id.len() > NAME_BYTES_MAX {
+                    Some(("id", format!("field `id` has {} bytes, the limit is {NAME_BYTES_MAX}", id.len())))
+                } else if Durability::NAMES.name_of(durability.0).is_none() {
+                    let allowed = "0 memory, 1 os, 2 disk, 3 quorum";
+                    Some((
+                        "durability",
+                        format!("field `durability` is {}, allowed is {allowed}", durability.0),
+                    ))
+                } else {
+                    None
+                };
+                *pending = Some(Pending { request, topic, durability, refused: fault.is_some() });
+                match fault {
+                    Some((field, text)) => Err(Rejection::new(request, ErrorCode::InvalidField, field, text)),
+                    None => Ok(()),
                 }
-                *pending = Some(Pending {
-                    request: publish.request.to_native(),
-                    topic: publish.topic.as_str().to_owned(),
-                    durability: Durability(publish.durability.0),
-                });
-                Ok(())
             }
             (Some(_), message) => self.request(message.to_owned(), desk),
         }
@@ -191,10 +207,8 @@ impl BinarySession {
         }
         let publishes = role != Role::SUBSCRIBER;
         if publishes {
-            if !desk.may_publish() {
-                let text = "publishing is not open here: set publish.loopback_open = true, or publish elsewhere";
-                return Err(Rejection::new(0, ErrorCode::Forbidden, "role", text));
-            }
+            desk.may_publish()
+                .map_err(|denied| Rejection::new(0, ErrorCode::Forbidden, "role", denied.message))?;
             desk.accept_publisher();
         }
         self.role = Some(role);
@@ -218,11 +232,15 @@ impl BinarySession {
         pending: Option<Pending>,
         desk: &mut dyn Desk,
     ) -> Result<(), Rejection> {
+        if pending.as_ref().is_some_and(|pending| pending.refused) {
+            return Ok(());
+        }
         match self.role {
             None => return Err(Rejection::new(0, ErrorCode::InvalidState, "", "say hello first")),
             Some(Role::SUBSCRIBER) => {
+                let request = pending.map_or(0, |pending| pending.request);
                 let text = "this peer said hello as subscriber; say hello as publisher or both to publish";
-                return Err(Rejection::new(0, ErrorCode::Forbidden, "role", text));
+                return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
             }
             Some(_) => {}
         }
@@ -240,7 +258,7 @@ impl BinarySession {
                 status: PublishStatus::ACCEPTED,
                 topic: accepted.topic.as_str().to_owned(),
                 sequence: accepted.receipt.sequence.0,
-                durability: Durability::MEMORY,
+                durability: accepted.durability,
                 code: 0,
                 field: String::new(),
                 message: String::new(),
@@ -254,7 +272,7 @@ impl BinarySession {
                 },
                 topic: pending.topic.chars().take(NAME_BYTES_MAX).collect(),
                 sequence: 0,
-                durability: Durability::MEMORY,
+                durability: desk.durability(),
                 code: refusal.code.number(),
                 field: refusal.field,
                 message: refusal.message,
@@ -272,7 +290,12 @@ impl BinarySession {
                     message::Start::SNAPSHOT => Start::Snapshot,
                     other => {
                         let text = format!("field `start` is {}, allowed is 0 live, 1 snapshot", other.0);
-                        return Err(Rejection::new(subscribe.request, ErrorCode::InvalidField, "start", text));
+                        return Err(Rejection::new(
+                            subscribe.request,
+                            ErrorCode::InvalidField,
+                            "start",
+                            text,
+                        ));
                     }
                 };
                 self.subscribe(subscribe.request, &subscribe.filter, start, subscribe.policy, desk)
@@ -282,11 +305,21 @@ impl BinarySession {
                 for (index, position) in resume.positions.iter().enumerate() {
                     let field = format!("positions.{index}");
                     let topic = Topic::parse(&position.topic).map_err(|error| {
-                        Rejection::new(resume.request, ErrorCode::InvalidField, &format!("{field}.topic"), error.to_string())
+                        Rejection::new(
+                            resume.request,
+                            ErrorCode::InvalidField,
+                            &format!("{field}.topic"),
+                            error.to_string(),
+                        )
                     })?;
                     let class = Class::from_number(position.class.0).ok_or_else(|| {
                         let text = "allowed is 1 latest, 2 ordered, 3 critical";
-                        Rejection::new(resume.request, ErrorCode::InvalidField, &format!("{field}.class"), text)
+                        Rejection::new(
+                            resume.request,
+                            ErrorCode::InvalidField,
+                            &format!("{field}.class"),
+                            text,
+                        )
                     })?;
                     positions.push((topic, class, Sequence(position.sequence)));
                 }
@@ -351,8 +384,9 @@ impl BinarySession {
             return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
         }
         known_policy(request, policy)?;
-        let filter = TopicFilter::parse(filter)
-            .map_err(|error| Rejection::new(request, ErrorCode::InvalidFilter, "filter", error.to_string()))?;
+        let filter = TopicFilter::parse(filter).map_err(|error| {
+            Rejection::new(request, ErrorCode::InvalidFilter, "filter", error.to_string())
+        })?;
         if self.subscriptions >= self.terms.subscriptions_max {
             desk.count_limit("limits.subscriptions");
             let text = format!(
@@ -361,6 +395,8 @@ impl BinarySession {
             );
             return Err(Rejection::new(request, ErrorCode::SubscriptionLimit, "filter", text));
         }
+        desk.may_subscribe(&filter)
+            .map_err(|denied| Rejection::new(request, ErrorCode::Forbidden, "filter", denied.message))?;
         let mut ack = acknowledgement(request, SubscriptionStatus::SUBSCRIBED);
         match desk.subscribe(Subscribe { filter, start, policy }, &mut ack) {
             Ok(subscribed) => {
@@ -379,6 +415,19 @@ impl BinarySession {
     }
 }
 
+/// The request a message makes, or zero when it makes none.
+fn request_of(message: View<'_>) -> u64 {
+    match message.field("request") {
+        Value::Unsigned(request) => request,
+        _ => 0,
+    }
+}
+
+fn without_data(request: u64) -> Rejection {
+    let text = "`publish` must be followed by a data frame in the same WebSocket message";
+    Rejection::new(request, ErrorCode::BadRequest, "", text)
+}
+
 fn known_policy(request: u64, policy: Policy) -> Result<(), Rejection> {
     if Policy::NAMES.name_of(policy.0).is_some() {
         return Ok(());
@@ -395,10 +444,7 @@ fn not_subscribed(request: u64, subscription: u32) -> Rejection {
     Rejection::new(request, ErrorCode::NotSubscribed, "subscription", text)
 }
 
-fn acknowledgement(
-    request: u64,
-    status: SubscriptionStatus,
-) -> impl FnMut(&Subscribed) -> Option<Bytes> {
+fn acknowledgement(request: u64, status: SubscriptionStatus) -> impl FnMut(&Subscribed) -> Option<Bytes> {
     move |subscribed| {
         Some(framed(&Message::Acknowledge(Acknowledge {
             request,

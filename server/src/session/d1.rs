@@ -101,12 +101,15 @@ impl D1Session {
             }
         }
         for (key, subscription_type, symbol) in found {
+            // It no longer waits, so it must not count twice against the limit.
+            self.subscriptions.remove(&key);
+            // What made the number known was published before we could subscribe, and is due too.
             let subscribed = d1::topics_of(&subscription_type, Some(&symbol))
-                .and_then(|filters| self.subscribe_all(filters, desk));
+                .and_then(|filters| self.subscribe_all(filters, Start::Snapshot, desk));
             match subscribed {
                 Ok(ids) => drop(self.subscriptions.insert(key, Held::Live(ids))),
                 Err(error) => {
-                    self.subscriptions.remove(&key);
+                    desk.count_error(error_code(error.code));
                     self.say_error(&error.report(), desk);
                 }
             }
@@ -119,7 +122,8 @@ impl D1Session {
     /// Why the connection must end.
     pub fn message(&mut self, text: &str, desk: &mut dyn Desk) -> Result<(), CloseReason> {
         self.last_heard = desk.now() as i64;
-        let limits = Limits { bytes: self.terms.publisher_bytes, depth: self.terms.json_depth, ..Limits::default() };
+        let limits =
+            Limits { bytes: self.terms.publisher_bytes, depth: self.terms.json_depth, ..Limits::default() };
         match d1::decode(text, &limits) {
             Ok((message, case)) => {
                 self.follow(case, desk);
@@ -202,7 +206,7 @@ impl D1Session {
             (None, None) => None,
         };
         let subscribed = d1::topics_of(&request.subscription_type, symbol.as_deref())
-            .and_then(|filters| self.subscribe_all(filters, desk));
+            .and_then(|filters| self.subscribe_all(filters, Start::Live, desk));
         match subscribed {
             Ok(ids) => {
                 self.subscriptions.insert(key, Held::Live(ids));
@@ -215,7 +219,8 @@ impl D1Session {
     /// Nobody has published this number yet. The subscription stands, and begins when somebody does.
     fn wait_for(&mut self, request: Request, key: String, instrument_id: u64, desk: &mut dyn Desk) {
         // The type is checked now, with a symbol that any type could have.
-        let checked = d1::topics_of(&request.subscription_type, Some("X")).and_then(|_| self.check_room(1, desk));
+        let checked =
+            d1::topics_of(&request.subscription_type, Some("X")).and_then(|_| self.check_room(1, desk));
         if let Err(error) = checked {
             return self.refuse(request, error, desk);
         }
@@ -226,7 +231,8 @@ impl D1Session {
     }
 
     fn check_room(&self, more: usize, desk: &dyn Desk) -> Result<(), D1Error> {
-        let used = self.held + self.subscriptions.values().filter(|held| matches!(held, Held::Waiting { .. })).count();
+        let used = self.held
+            + self.subscriptions.values().filter(|held| matches!(held, Held::Waiting { .. })).count();
         if used + more <= self.terms.subscriptions_max {
             return Ok(());
         }
@@ -246,12 +252,21 @@ impl D1Session {
     fn subscribe_all(
         &mut self,
         filters: Vec<TopicFilter>,
+        start: Start,
         desk: &mut dyn Desk,
     ) -> Result<Vec<SubscriptionId>, D1Error> {
         self.check_room(filters.len(), desk)?;
         let mut ids = Vec::with_capacity(filters.len());
         for filter in filters {
-            let request = Subscribe { filter, start: Start::Live, policy: Policy::DEFAULT };
+            if let Err(denied) = desk.may_subscribe(&filter) {
+                return Err(D1Error {
+                    code: ErrorCode::Forbidden.name(),
+                    message: denied.message.to_owned(),
+                    request_id: None,
+                    field: String::new(),
+                });
+            }
+            let request = Subscribe { filter, start: start.clone(), policy: Policy::DEFAULT };
             match desk.subscribe(request, &mut |_| None) {
                 Ok(subscribed) => {
                     self.held += usize::from(!subscribed.already);
@@ -354,6 +369,7 @@ fn error_code(code: &str) -> ErrorCode {
         d1::UNKNOWN_STREAM => ErrorCode::UnknownStream,
         d1::UNSUPPORTED_FORMAT => ErrorCode::UnsupportedFormat,
         d1::INVALID_FILTER => ErrorCode::InvalidFilter,
+        "FORBIDDEN" => ErrorCode::Forbidden,
         "SUBSCRIPTION_LIMIT" => ErrorCode::SubscriptionLimit,
         "UNAVAILABLE" => ErrorCode::Unavailable,
         _ => ErrorCode::BadRequest,

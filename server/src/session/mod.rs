@@ -10,9 +10,10 @@ pub mod d1;
 use bytes::Bytes;
 use tickcast_engine::{Format, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::Policy;
-use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId};
+use tickcast_protocol::message::{Durability, Policy};
+use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId, TopicFilter};
 
+use crate::auth::Denied;
 use crate::ingest::{Accepted, Refusal, Wishes};
 use crate::net::websocket::CloseReason;
 
@@ -28,19 +29,32 @@ pub type Acknowledge<'a> = &'a mut dyn FnMut(&Subscribed) -> Option<Bytes>;
 /// What a session may ask of the rest of the program.
 pub trait Desk {
     /// Subscribes this peer.
-    fn subscribe(&mut self, request: Subscribe, acknowledge: Acknowledge<'_>) -> Result<Subscribed, SubscribeError>;
+    fn subscribe(
+        &mut self,
+        request: Subscribe,
+        acknowledge: Acknowledge<'_>,
+    ) -> Result<Subscribed, SubscribeError>;
     /// Ends a subscription; false when there is none with this id.
     fn unsubscribe(&mut self, subscription: SubscriptionId, acknowledge: Acknowledge<'_>) -> bool;
     /// Changes a subscription's policy; false when there is none with this id.
-    fn configure(&mut self, subscription: SubscriptionId, policy: Policy, acknowledge: Acknowledge<'_>) -> bool;
+    fn configure(
+        &mut self,
+        subscription: SubscriptionId,
+        policy: Policy,
+        acknowledge: Acknowledge<'_>,
+    ) -> bool;
     /// Changes the form events take for this peer. Only while it has no subscription.
     fn set_format(&mut self, format: Format);
     /// Publishes a frame.
     fn publish(&mut self, frame: &Frame<'_>, wishes: Wishes<'_>) -> Result<Accepted, Refusal>;
     /// Announces an upstream gap.
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal>;
-    /// True when this peer may publish.
-    fn may_publish(&self) -> bool;
+    /// Whether this peer may be a publisher.
+    fn may_publish(&self) -> Result<(), Denied>;
+    /// Whether this peer may have what the filter names.
+    fn may_subscribe(&self, filter: &TopicFilter) -> Result<(), Denied>;
+    /// What an accepted publish survives.
+    fn durability(&self) -> Durability;
     /// The peer is a publisher from now on: larger messages, no rate limit.
     fn accept_publisher(&mut self);
     /// Sends a whole WebSocket message to the peer, before anything queued for it.
@@ -167,6 +181,18 @@ impl Session {
         match self {
             Self::Binary(session) => session.is_open(),
             Self::D1(_) => true,
+        }
+    }
+
+    /// The code this format closes with where the engine or a limit says `code`. Binary clients know all of
+    /// them; so do D1 clients as far as they look: they come back after anything but 1000, which we never
+    /// send them (C-13).
+    #[must_use]
+    pub fn close_code(&self, code: CloseCode) -> CloseCode {
+        match self {
+            Self::Binary(_) => code,
+            Self::D1(_) if code == CloseCode::Normal => CloseCode::GoingAway,
+            Self::D1(_) => code,
         }
     }
 

@@ -87,7 +87,7 @@ pub fn start_with_clock(
     let health = Arc::new(HealthMonitor::new(health_limits, &[("demo", Cadence::Periodic)]));
 
     let bells: Vec<_> = (0..config.shards(host)).map(|_| Arc::new(Bell::default())).collect();
-    let notifies = bells.iter().map(|bell| -> Arc<dyn Notify> { bell.clone() }).collect();
+    let notifies = bells.iter().map(|bell| Arc::clone(bell) as Arc<dyn Notify>).collect();
     let engine_config = EngineConfig {
         shards: bells.len(),
         ring_slots: config.ring.slots,

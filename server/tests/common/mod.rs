@@ -150,7 +150,16 @@ impl Raw {
     }
 
     pub fn connect_with(address: SocketAddr, path: &str, headers: &str) -> Result<Self, (u16, String)> {
-        let mut tcp = TcpStream::connect(address).expect("connects");
+        Self::upgrade(TcpStream::connect(address).expect("connects"), address, path, headers)
+    }
+
+    /// The same on a socket that is connected already.
+    pub fn upgrade(
+        mut tcp: TcpStream,
+        address: SocketAddr,
+        path: &str,
+        headers: &str,
+    ) -> Result<Self, (u16, String)> {
         tcp.set_nodelay(true).unwrap();
         tcp.set_read_timeout(Some(PATIENCE)).unwrap();
         let request = format!(
@@ -181,6 +190,25 @@ impl Raw {
     pub fn binary(address: SocketAddr, role: Role) -> Self {
         let mut raw = Self::connect(address, "/ws", Some("tickcast.v2")).expect("upgrades");
         raw.say(&Message::Hello(Hello { role, name: "test".into(), client: "test".into() }));
+        let welcome = raw.message();
+        assert!(matches!(welcome, Message::Welcome(_)), "{welcome:?}");
+        raw
+    }
+
+    /// A binary subscriber whose kernel takes hardly anything before it is read.
+    pub fn binary_with_little_room(address: SocketAddr) -> Self {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        // Before the connect, or the window is larger already.
+        socket.set_recv_buffer_size(4 * 1024).expect("a receive buffer");
+        socket.connect(&address.into()).expect("connects");
+        let offer = "sec-websocket-protocol: tickcast.v2\r\n";
+        let mut raw = Self::upgrade(socket.into(), address, "/ws", offer).expect("upgrades");
+        raw.say(&Message::Hello(Hello {
+            role: Role::SUBSCRIBER,
+            name: "slow".into(),
+            client: "test".into(),
+        }));
         let welcome = raw.message();
         assert!(matches!(welcome, Message::Welcome(_)), "{welcome:?}");
         raw

@@ -23,6 +23,7 @@ mod fresh;
 mod outgoing;
 mod publish;
 mod receive;
+mod silence;
 mod streams;
 mod subscribe;
 #[cfg(test)]
@@ -44,7 +45,7 @@ pub use publish::{PublishError, PublishOptions};
 pub use subscribe::SubscribeOptions;
 
 use backoff::Retries;
-use fresh::{heartbeat_bound, nanos};
+use fresh::nanos;
 use outgoing::Outgoing;
 use streams::Streams;
 use subscribe::Subscription;
@@ -506,19 +507,6 @@ impl Core {
         self.last_request += 1;
         self.requests.insert(self.last_request, request);
         self.last_request
-    }
-
-    /// Staleness of everything that is followed. Cheap when called early: it looks only when due.
-    fn look_for_silence(&mut self, now: u64) {
-        let State::Open(open) = &mut self.state else { return };
-        let silent_at = open.heartbeat.map(|beat| open.heard_at.saturating_add(heartbeat_bound(beat)));
-        if !open.silent && silent_at.is_some_and(|at| at <= now) {
-            open.silent = true;
-            self.tell_silence(now);
-        }
-        if self.look_at <= now {
-            self.look_at_streams(now);
-        }
     }
 }
 

@@ -27,7 +27,7 @@ pub mod shell;
 pub mod text;
 
 pub use crate::core::{
-    Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Data, Gap, GapReason, Origin,
+    Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Data, Gap, GapReason, Link, Origin,
     Outcome, PublishError, PublishOptions, ServerError, ServerInfo, StateChange, Stats, SubscribeOptions,
     SubscriptionKey, SubscriptionState, Violation,
 };

@@ -143,7 +143,8 @@ fn append_cut(text: &str, line: &mut String) {
     let mut letters = text.chars();
     for letter in letters.by_ref().take(TEXT_CHARS_MAX) {
         // Controls, and the marks that turn the direction of what follows.
-        let harmful = letter.is_control() || matches!(letter, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+        let harmful =
+            letter.is_control() || matches!(letter, '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
         line.push(if harmful { '\u{FFFD}' } else { letter });
     }
     if letters.next().is_some() {
@@ -183,7 +184,12 @@ mod tests {
             unreachable!()
         };
         let decimal = |text: &str| Some(text.parse().unwrap());
-        MarketData { price: decimal("67012.75"), bid: decimal("67012.50"), ask: decimal("67013.00"), ..sample }
+        MarketData {
+            price: decimal("67012.75"),
+            bid: decimal("67012.50"),
+            ask: decimal("67013.00"),
+            ..sample
+        }
     }
 
     #[test]

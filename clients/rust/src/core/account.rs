@@ -26,10 +26,7 @@ impl Account {
     /// Events whose fate is known.
     #[must_use]
     pub const fn settled(&self) -> u64 {
-        self.received
-            .saturating_add(self.conflated)
-            .saturating_add(self.gapped)
-            .saturating_add(self.filtered)
+        self.received.saturating_add(self.conflated).saturating_add(self.gapped).saturating_add(self.filtered)
     }
 
     /// Events published that have neither arrived nor been told of: on their way, or queued.
@@ -157,10 +154,8 @@ impl Track {
         self.received += 1;
         self.next = sequence.saturating_add(1);
         self.head = self.head.max(sequence);
-        if self.next > self.credit_through {
-            // The server told of more than was missing: what never jumped was never lost.
-            self.credit = Told::default();
-        }
+        // What was told cannot be more than what may still be missing: what came was never lost.
+        self.credit = self.credit.take(self.credit_through.saturating_add(1).saturating_sub(self.next));
         Arrival::New { unexplained }
     }
 
@@ -289,7 +284,10 @@ mod tests {
         let mut track = track(1);
         assert_eq!(track.skip_to(11), Some((1, 10)));
         assert_eq!(track.told(1, 10, Told { gapped: 10, ..Told::default() }), None);
-        assert_eq!(track.told(6, 12, Told { gapped: 7, ..Told::default() }), Some((11, Told { gapped: 2, ..LOST })));
+        assert_eq!(
+            track.told(6, 12, Told { gapped: 7, ..Told::default() }),
+            Some((11, Told { gapped: 2, ..LOST }))
+        );
         assert_eq!(track.account().gapped, 12);
         assert!(track.account().balances());
     }

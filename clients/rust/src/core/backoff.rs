@@ -80,7 +80,7 @@ mod tests {
                 let pause = retries.pause(false);
                 let ceiling = match attempt {
                     0 => 0,
-                    _ => (SECOND / 2 << (attempt - 1)).min(20 * SECOND),
+                    _ => ((SECOND / 2) << (attempt - 1)).min(20 * SECOND),
                 };
                 assert!(pause <= ceiling, "{seed} {attempt}: {pause}");
                 *longest = pause.max(*longest);

@@ -555,3 +555,13 @@ pub struct ServerInfo {
     /// Most subscriptions of a connection.
     pub subscriptions_max: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_small_enough_for_deep_channels() {
+        assert!(size_of::<ClientEvent>() <= 160, "{}", size_of::<ClientEvent>());
+    }
+}

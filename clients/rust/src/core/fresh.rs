@@ -126,11 +126,7 @@ impl Freshness {
     pub(crate) fn verdict(&self, rule: Rule, now: u64) -> Verdict {
         let due = |since: u64, bound: u64| {
             let look_at = since.max(rule.reading_since).saturating_add(bound);
-            if now >= look_at {
-                Verdict::Stale { age: self.age(now) }
-            } else {
-                Verdict::Fresh { look_at }
-            }
+            if now >= look_at { Verdict::Stale { age: self.age(now) } } else { Verdict::Fresh { look_at } }
         };
         if let Some(bound) = rule.stale_after {
             return due(self.last_at, bound);

@@ -84,6 +84,7 @@ impl Core {
             return Err(PublishError::Full);
         }
         let PublishOptions { topic, id, durability } = options;
+        // Taken only once the frame is known to fit.
         let request = self.last_request + 1;
         let mut bytes = frame::encode(&Publish { request, topic, id, durability }.into());
         bytes.extend_from_slice(&data);

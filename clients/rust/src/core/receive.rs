@@ -2,9 +2,7 @@
 
 use bytes::Bytes;
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
-use tickcast_protocol::message::{
-    Bracket, Error, Heartbeat, Notice, NoticeKind, Ping, Pong, Welcome,
-};
+use tickcast_protocol::message::{Bracket, Error, Heartbeat, Notice, NoticeKind, Ping, Pong, Welcome};
 use tickcast_protocol::registry::DATA_FIRST;
 use tickcast_protocol::{BootId, CloseCode, Epoch, Frame, Message};
 
@@ -264,8 +262,7 @@ impl Core {
             if (own && notice.filtered > 0) || later {
                 continue;
             }
-            let said =
-                Told { conflated: notice.conflated, gapped: notice.gapped, filtered: notice.filtered };
+            let said = Told { conflated: notice.conflated, gapped: notice.gapped, filtered: notice.filtered };
             // What a publisher's source skipped had no sequence here when `from` is zero: told, not counted.
             let told = if upstream && notice.from == 0 {
                 Some((0, said))

@@ -34,11 +34,13 @@ pub(crate) struct Streams {
     by_id: HashMap<u32, Option<usize>>,
     by_name: HashMap<(Topic, Class), usize>,
     max: usize,
+    /// Some stream may have lost its last follower since the last look.
+    pub(crate) abandoned: bool,
 }
 
 impl Streams {
     pub(crate) fn new(max: usize) -> Self {
-        Self { list: Vec::new(), by_id: HashMap::new(), by_name: HashMap::new(), max }
+        Self { list: Vec::new(), by_id: HashMap::new(), by_name: HashMap::new(), max, abandoned: false }
     }
 
     pub(crate) fn known(&self, id: u32) -> Known {
@@ -52,14 +54,17 @@ impl Streams {
     /// Gives `id` to the stream of this name. `None` when there are too many.
     pub(crate) fn bind(&mut self, id: u32, topic: Topic, class: Class) -> Option<usize> {
         let name = (topic, class);
+        if self.by_id.len() >= self.ids_max() {
+            return None;
+        }
         if let Some(index) = self.by_name.get(&name) {
             self.by_id.insert(id, Some(*index));
             return Some(*index);
         }
-        if self.list.len() >= self.max {
+        if self.list.len() >= self.max && std::mem::take(&mut self.abandoned) {
             self.compact();
         }
-        if self.list.len() >= self.max || self.by_id.len() >= self.max.saturating_mul(2) {
+        if self.list.len() >= self.max {
             return None;
         }
         let index = self.list.len();
@@ -71,9 +76,15 @@ impl Streams {
 
     /// Frames of `id` are skipped from now on.
     pub(crate) fn skip(&mut self, id: u32) {
-        if self.by_id.len() < self.max.saturating_mul(2) {
+        if self.by_id.len() < self.ids_max() / 2 {
             self.by_id.insert(id, None);
         }
+    }
+
+    /// A stream has one id a run, so more than twice as many ids as streams is a server gone wrong. Half
+    /// of them may be of streams that are skipped.
+    fn ids_max(&self) -> usize {
+        self.max.saturating_mul(4)
     }
 
     /// A new run of the server: its ids mean nothing any more.
@@ -99,23 +110,23 @@ impl Streams {
             }
             None => false,
         });
-        self.by_id.retain(|_, index| match index.and_then(|old| moved[old]) {
-            Some(new) => {
-                *index = Some(new);
-                true
+        self.by_id.retain(|_, index| match index {
+            Some(old) => {
+                *index = moved[*old];
+                index.is_some()
             }
-            // A stream nobody follows any more may still have frames on their way.
-            None => {
-                *index = None;
-                false
-            }
+            None => true,
         });
     }
 
     /// Every track of a subscription, with its stream.
     pub(crate) fn tracks(&self, key: SubscriptionKey) -> impl Iterator<Item = (&Stream, &Track)> {
         self.list.iter().flat_map(move |stream| {
-            stream.tracks.iter().filter(move |track| track.subscription == key).map(move |track| (stream, track))
+            stream
+                .tracks
+                .iter()
+                .filter(move |track| track.subscription == key)
+                .map(move |track| (stream, track))
         })
     }
 }

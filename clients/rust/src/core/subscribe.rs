@@ -13,7 +13,6 @@ use super::account::{Account, Replayed, Track};
 use super::event::{
     ClientEvent, Gap, GapReason, Origin, ServerError, SubscriptionKey, SubscriptionState, Violation,
 };
-use super::fresh::{Rule, Verdict, nanos};
 use super::{Core, Request, SUBSCRIBE_RETRY_NS, State};
 
 /// Bytes of a resume without its positions, of a position without its topic, both rounded up.
@@ -42,25 +41,25 @@ impl Default for SubscribeOptions {
 /// One subscription.
 #[derive(Debug)]
 pub(super) struct Subscription {
-    filter: TopicFilter,
-    options: SubscribeOptions,
-    state: SubscriptionState,
+    pub(super) filter: TopicFilter,
+    pub(super) options: SubscribeOptions,
+    pub(super) state: SubscriptionState,
     /// The server's number on this connection, once acknowledged.
-    server_id: Option<u32>,
+    pub(super) server_id: Option<u32>,
     /// True while the answer to this connection's request was a resume.
-    resumed: bool,
+    pub(super) resumed: bool,
     /// False when the server could not resume it: the next attempt starts anew.
-    may_resume: bool,
+    pub(super) may_resume: bool,
     /// A replay runs.
-    recovering: bool,
+    pub(super) recovering: bool,
     /// Stale as a whole, by the user's bound and without a stream.
-    stale: bool,
-    acknowledged_at: u64,
+    pub(super) stale: bool,
+    pub(super) acknowledged_at: u64,
     /// It was acknowledged before, on this connection or another.
-    was_live: bool,
-    retry_at: Option<u64>,
-    tracks: usize,
-    stale_tracks: usize,
+    pub(super) was_live: bool,
+    pub(super) retry_at: Option<u64>,
+    pub(super) tracks: usize,
+    pub(super) stale_tracks: usize,
 }
 
 impl Core {
@@ -253,7 +252,13 @@ impl Core {
     }
 
     /// A subscribe or resume was refused.
-    pub(super) fn on_subscribe_refused(&mut self, key: SubscriptionKey, resumed: bool, error: ServerError, now: u64) {
+    pub(super) fn on_subscribe_refused(
+        &mut self,
+        key: SubscriptionKey,
+        resumed: bool,
+        error: ServerError,
+        now: u64,
+    ) {
         let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
         if resumed && (!error.retryable || error.error_code() == Some(ErrorCode::ResumeFailed)) {
             // Whatever is wrong with the positions, a subscribe has none.
@@ -304,7 +309,8 @@ impl Core {
         let mut lost = None;
         // A stream flows once a connection. When it flows already, for another subscription, this one goes
         // on from there, although the server counts it from its head.
-        let flows = stream.tracks.iter().filter(|track| track.bound_on == connection && track.subscription != key);
+        let flows =
+            stream.tracks.iter().filter(|track| track.bound_on == connection && track.subscription != key);
         let flow = flows.map(Track::next).min().map_or(next, |flow| flow.min(next));
         let position = stream.tracks.iter().position(|track| track.subscription == key);
         match position.map(|at| &mut stream.tracks[at]) {
@@ -342,6 +348,8 @@ impl Core {
                 subscription.stale_tracks -= 1;
             }
             track.fresh.restart(now);
+            // A bind says where the stream is, as a heartbeat does: until the next one it counts as idle.
+            track.fresh.see_head(false, now);
         }
         let (topic, class) = (stream.topic.clone(), stream.class);
         self.events.push_back(ClientEvent::Bound {
@@ -454,6 +462,7 @@ impl Core {
                 }));
             }
         }
+        self.streams.abandoned = true;
         for subscription in self.subscriptions.values_mut() {
             subscription.tracks = 0;
             subscription.stale_tracks = 0;
@@ -493,6 +502,7 @@ impl Core {
             }
             stream.tracks.retain(|track| track.subscription != key);
         }
+        self.streams.abandoned = true;
     }
 
     fn drop_server_id(&mut self, server_id: u32, key: SubscriptionKey) {
@@ -507,112 +517,5 @@ impl Core {
     fn send_unsubscribe(&mut self, subscription: u32) {
         let request = self.next_request(Request::Unsubscribe);
         self.send(&Unsubscribe { request, subscription }.into());
-    }
-
-    // -----------------------------------------------------------------------------------------
-    // States
-
-    /// Data or a notice ended the silence of one stream of a subscription.
-    pub(super) fn stream_freshened(&mut self, key: SubscriptionKey, topic: Topic, age_ns: u64) {
-        if let Some(subscription) = self.subscriptions.get_mut(&key) {
-            subscription.stale_tracks = subscription.stale_tracks.saturating_sub(1);
-        }
-        self.events.push_back(ClientEvent::Fresh { subscription: key, topic: Some(topic), age_ns });
-        self.update_state(key);
-    }
-
-    pub(super) fn update_state(&mut self, key: SubscriptionKey) {
-        let silent = match &self.state {
-            State::Open(open) => open.silent,
-            _ => return,
-        };
-        let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
-        let all_stale = subscription.tracks > 0 && subscription.stale_tracks >= subscription.tracks;
-        let to = match subscription.server_id {
-            None => SubscriptionState::Subscribing,
-            Some(_) if silent || subscription.stale || all_stale => SubscriptionState::Stale,
-            Some(_) if subscription.recovering => SubscriptionState::Recovering,
-            Some(_) => SubscriptionState::Live,
-        };
-        let from = std::mem::replace(&mut subscription.state, to);
-        if from != to {
-            self.events.push_back(ClientEvent::Subscription { subscription: key, from, to });
-        }
-    }
-
-    /// The server keeps silent: every acknowledged subscription is stale as a whole.
-    pub(super) fn tell_silence(&mut self, now: u64) {
-        self.tell_silence_change(now, |subscription, age_ns| ClientEvent::Stale { subscription, topic: None, age_ns });
-    }
-
-    /// The server is heard again after a silence.
-    pub(super) fn end_silence(&mut self, now: u64) {
-        self.tell_silence_change(now, |subscription, age_ns| ClientEvent::Fresh { subscription, topic: None, age_ns });
-    }
-
-    fn tell_silence_change(&mut self, now: u64, event: fn(SubscriptionKey, u64) -> ClientEvent) {
-        let State::Open(open) = &self.state else { return };
-        let age = now.saturating_sub(open.heard_at);
-        let acknowledged = self.subscriptions.iter().filter(|(_, wanted)| wanted.server_id.is_some());
-        let keys: Vec<_> = acknowledged.map(|(key, _)| *key).collect();
-        for key in keys {
-            self.events.push_back(event(key, age));
-            self.update_state(key);
-        }
-    }
-
-    /// Applies the staleness rule to every stream, and says when to look again.
-    pub(super) fn look_at_streams(&mut self, now: u64) {
-        let State::Open(open) = &self.state else { return };
-        let (heartbeat, reading_since) = (open.heartbeat, self.reading_since);
-        let mut look_at = u64::MAX;
-        let mut changed = Vec::new();
-        for stream in &mut self.streams.list {
-            for track in &mut stream.tracks {
-                let Some(subscription) = self.subscriptions.get_mut(&track.subscription) else { continue };
-                if subscription.server_id.is_none() {
-                    continue;
-                }
-                let stale_after = subscription.options.stale_after.map(nanos);
-                let (key, topic) = (track.subscription, || Some(stream.topic.clone()));
-                match track.fresh.verdict(Rule { stale_after, heartbeat, reading_since }, now) {
-                    Verdict::Stale { age } if !track.fresh.stale => {
-                        track.fresh.stale = true;
-                        subscription.stale_tracks += 1;
-                        self.events.push_back(ClientEvent::Stale { subscription: key, topic: topic(), age_ns: age });
-                        changed.push(key);
-                    }
-                    Verdict::Stale { .. } => {}
-                    Verdict::Fresh { look_at: at } => {
-                        look_at = look_at.min(at);
-                        if std::mem::take(&mut track.fresh.stale) {
-                            subscription.stale_tracks = subscription.stale_tracks.saturating_sub(1);
-                            let age_ns = track.fresh.age(now);
-                            self.events.push_back(ClientEvent::Fresh { subscription: key, topic: topic(), age_ns });
-                            changed.push(key);
-                        }
-                    }
-                }
-            }
-        }
-        for (key, subscription) in &mut self.subscriptions {
-            // Without any stream there is no age but that of the acknowledgement.
-            let (Some(bound), Some(_), 0) =
-                (subscription.options.stale_after.map(nanos), subscription.server_id, subscription.tracks)
-            else {
-                continue;
-            };
-            let at = subscription.acknowledged_at.max(reading_since).saturating_add(bound);
-            if at > now {
-                look_at = look_at.min(at);
-            } else if !subscription.stale {
-                subscription.stale = true;
-                let age_ns = now.saturating_sub(subscription.acknowledged_at);
-                self.events.push_back(ClientEvent::Stale { subscription: *key, topic: None, age_ns });
-                changed.push(*key);
-            }
-        }
-        self.look_at = look_at;
-        changed.into_iter().for_each(|key| self.update_state(key));
     }
 }

@@ -2,12 +2,12 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::frame::Frames;
 use tickcast_protocol::message::{
     Acknowledge, Begin, Bind, Binding, Bracket, ClassName, Durability, End, Error, Head, Heartbeat, Notice,
     NoticeKind, Policy, Pong, PublishStatus, Published, Reason, Start, SubscriptionStatus, Welcome,
 };
-use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::{ErrorCode, TopicFilter, registry};
 
 use super::*;
@@ -244,7 +244,8 @@ fn a_subscription_goes_from_asked_to_live_and_its_events_arrive() {
 fn a_told_gap_is_explained_and_the_account_balances() {
     let (mut script, key) = Script::live();
     script.data(5, 1..=2);
-    let loss = Notice { conflated: 3, gapped: 1, reason: Reason::OUTBOX_FULL, ..notice(NoticeKind::LOSS, 5, 3, 6) };
+    let loss =
+        Notice { conflated: 3, gapped: 1, reason: Reason::OUTBOX_FULL, ..notice(NoticeKind::LOSS, 5, 3, 6) };
     script.say(&[loss.into()]);
     script.data(5, 7..=7);
     let gaps = script.gaps();
@@ -447,9 +448,12 @@ fn streams_are_bounded_and_forgotten_ones_make_room() {
     script.acknowledge(request, 1, 1);
     let bind = |stream: u32| binding(stream, &format!("market_data.S{stream}"), 1);
     script.bind(1, vec![bind(1), bind(2), bind(3)]);
-    assert!(script.events().iter().any(|event| {
-        matches!(event, ClientEvent::Violation(Violation::TooManyStreams(2)))
-    }));
+    assert!(
+        script
+            .events()
+            .iter()
+            .any(|event| { matches!(event, ClientEvent::Violation(Violation::TooManyStreams(2))) })
+    );
     script.core.unsubscribe(key);
     script.heard();
     script.core.subscribe(filter("market_data.*"), SubscribeOptions::default());
@@ -503,8 +507,13 @@ fn what_history_no_longer_has_is_a_told_gap() {
     script.bind(3, vec![binding(5, TOPIC, 5)]);
     script.say(&[
         Begin { subscription: 3, bracket: Bracket::REPLAY, events: 1 }.into(),
-        Notice { subscription: 3, gapped: 5, reason: Reason::HISTORY_GONE, ..notice(NoticeKind::LOSS, 5, 5, 9) }
-            .into(),
+        Notice {
+            subscription: 3,
+            gapped: 5,
+            reason: Reason::HISTORY_GONE,
+            ..notice(NoticeKind::LOSS, 5, 5, 9)
+        }
+        .into(),
     ]);
     script.data(5, 10..=10);
     script.say(&[End { subscription: 3, bracket: Bracket::REPLAY }.into()]);
@@ -708,7 +717,11 @@ fn close_codes_say_whether_to_come_back() {
             })
             .collect();
         assert_eq!(changes.len(), 1, "{code}");
-        assert_eq!((changes[0].will_retry, changes[0].next_attempt_at.is_some()), (returns, returns), "{code}");
+        assert_eq!(
+            (changes[0].will_retry, changes[0].next_attempt_at.is_some()),
+            (returns, returns),
+            "{code}"
+        );
         assert_eq!(changes[0].close.as_ref().unwrap().code, code);
         let wanted = if returns { SubscriptionState::Subscribing } else { SubscriptionState::Unsubscribed };
         assert_eq!(script.core.subscription_state(key), wanted);
@@ -720,7 +733,8 @@ fn close_codes_say_whether_to_come_back() {
 #[test]
 fn a_draining_server_says_when_to_come_back() {
     let (mut script, _) = Script::live();
-    let draining = Notice { subscription: 0, reconnect_in_ms: 3_000, ..notice(NoticeKind::DRAINING, 0, 0, 0) };
+    let draining =
+        Notice { subscription: 0, reconnect_in_ms: 3_000, ..notice(NoticeKind::DRAINING, 0, 0, 0) };
     script.say(&[draining.into()]);
     assert_eq!(script.core.state(), ClientState::Draining);
     script.data(5, 1..=1);
@@ -823,7 +837,8 @@ fn a_notice_ends_a_silence_too() {
 #[test]
 fn the_users_bound_makes_a_mute_stream_stale() {
     let mut script = Script::open();
-    let options = SubscribeOptions { stale_after: Some(Duration::from_secs(5)), ..SubscribeOptions::default() };
+    let options =
+        SubscribeOptions { stale_after: Some(Duration::from_secs(5)), ..SubscribeOptions::default() };
     let key = script.core.subscribe(filter("market_data.*"), options);
     let request = script.request();
     script.acknowledge(request, 1, 1);
@@ -872,7 +887,10 @@ fn a_reader_that_pauses_does_not_blame_the_server() {
     script.core.reading(true, script.now);
     script.pass(0);
     assert_eq!(script.staleness(), Vec::<String>::new());
-    assert_eq!((script.core.poll_link(), script.core.subscription_state(key)), (None, SubscriptionState::Live));
+    assert_eq!(
+        (script.core.poll_link(), script.core.subscription_state(key)),
+        (None, SubscriptionState::Live)
+    );
 }
 
 // ---------------------------------------------------------------------------------------------
@@ -898,7 +916,8 @@ fn a_publish_with_a_reply_is_answered_once() {
     };
     script.say(&[reply.clone().into(), reply.into()]);
     let events = script.events();
-    let [ClientEvent::Published { request: answered, outcome: Outcome::Accepted { sequence: 12, .. } }] = &events[..]
+    let [ClientEvent::Published { request: answered, outcome: Outcome::Accepted { sequence: 12, .. } }] =
+        &events[..]
     else {
         panic!("{events:?}")
     };
@@ -1012,7 +1031,9 @@ fn a_malformed_frame_is_reported_and_the_connection_left() {
     let (mut script, _) = Script::live();
     script.core.received(Bytes::from_static(b"{\"type\":\"hello\"}"), script.now);
     assert!(matches!(script.core.poll_link(), Some(Link::HangUp(close)) if close.code == 1002));
-    assert!(script.events().iter().any(|event| matches!(event, ClientEvent::Violation(Violation::Malformed(_)))));
+    assert!(
+        script.events().iter().any(|event| matches!(event, ClientEvent::Violation(Violation::Malformed(_))))
+    );
     assert_eq!(script.core.stats().malformed, 1);
 }
 
@@ -1041,8 +1062,11 @@ fn anything() -> impl Strategy<Value = Message> {
             streams: stream,
         }
         .into(),
-        1 => Bind { subscription, bindings: vec![Binding { class: ClassName(kind), ..binding(stream, TOPIC, n[0]) }] }
-            .into(),
+        1 => Bind {
+            subscription,
+            bindings: vec![Binding { class: ClassName(kind), ..binding(stream, TOPIC, n[0]) }],
+        }
+        .into(),
         2 => Notice {
             subscription,
             from: n[0],
@@ -1057,8 +1081,16 @@ fn anything() -> impl Strategy<Value = Message> {
         3 => Begin { subscription, bracket: Bracket(kind), events: stream }.into(),
         4 => End { subscription, bracket: Bracket(kind) }.into(),
         5 => Heartbeat { server_time: Timestamp(0), heads: vec![Head { stream, sequence: n[0] }] }.into(),
-        6 => Error { code: kind.into(), retry_after_ms: stream, ..refusal(n[0], ErrorCode::Internal, kind > 2) }.into(),
-        7 => Pong { client_time: Timestamp(n[0] as i64), server_time: Timestamp(n[1] as i64), sequence: n[2] }.into(),
+        6 => Error {
+            code: kind.into(),
+            retry_after_ms: stream,
+            ..refusal(n[0], ErrorCode::Internal, kind > 2)
+        }
+        .into(),
+        7 => {
+            Pong { client_time: Timestamp(n[0] as i64), server_time: Timestamp(n[1] as i64), sequence: n[2] }
+                .into()
+        }
         _ => Welcome {
             boot_id: n[0],
             epoch: n[1],

@@ -70,7 +70,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(core: Core, opened: oneshot::Sender<Result<(), ConnectError>>) -> (Arc<Self>, watch::Sender<bool>) {
+    pub(crate) fn new(
+        core: Core,
+        opened: oneshot::Sender<Result<(), ConnectError>>,
+    ) -> (Arc<Self>, watch::Sender<bool>) {
         let (idle, seen) = watch::channel(true);
         let inner = Inner {
             core,
@@ -82,8 +85,7 @@ impl Shared {
             events_dropped: 0,
             unwritten: 0,
         };
-        let shared =
-            Self { inner: Mutex::new(inner), clock: Clock::new(), wake: Notify::new(), idle: seen };
+        let shared = Self { inner: Mutex::new(inner), clock: Clock::new(), wake: Notify::new(), idle: seen };
         (Arc::new(shared), idle)
     }
 
@@ -111,8 +113,16 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// Tells who waits for the first attempt. When it failed, they want no other.
+    fn answer_opened(&mut self, outcome: Result<(), ConnectError>, now: u64) {
+        let failed = outcome.is_err();
+        if self.opened.take().is_some_and(|opened| opened.send(outcome).is_ok()) && failed {
+            self.core.close(now);
+        }
+    }
+
     /// Answers who waits for this event. True when that was all it was for.
-    fn observe(&mut self, event: &ClientEvent) -> bool {
+    fn observe(&mut self, event: &ClientEvent, now: u64) -> bool {
         match event {
             ClientEvent::State(change) => {
                 let outcome = match (&change.close, change.to) {
@@ -120,7 +130,7 @@ impl Inner {
                     (Some(close), _) => Err(ConnectError::Closed(close.clone())),
                     _ => return false,
                 };
-                self.opened.take().map(|opened| opened.send(outcome));
+                self.answer_opened(outcome, now);
             }
             ClientEvent::Acknowledged { subscription, .. } => {
                 self.acknowledged.remove(subscription).map(|waiter| waiter.send(Ok(())));
@@ -133,7 +143,10 @@ impl Inner {
                 self.acknowledged.remove(subscription).map(|waiter| waiter.send(Err(SubscribeError::Closed)));
             }
             ClientEvent::Published { request, outcome } => {
-                return self.replies.remove(request).is_some_and(|waiter| waiter.send(outcome.clone()).is_ok());
+                return self
+                    .replies
+                    .remove(request)
+                    .is_some_and(|waiter| waiter.send(outcome.clone()).is_ok());
             }
             _ => {}
         }
@@ -212,9 +225,10 @@ impl Driver {
             }
             let reads = self.held.is_none();
             let (read, write) = match &mut self.socket {
-                Some(Socket { read, write, inbound, out, written }) => {
-                    (Some((read, &mut inbound.buffer)), (*written < out.len()).then(|| (write, &out[*written..])))
-                }
+                Some(Socket { read, write, inbound, out, written }) => (
+                    Some((read, &mut inbound.buffer)),
+                    (*written < out.len()).then(|| (write, &out[*written..])),
+                ),
                 None => (None, None),
             };
             let wake = tokio::select! {
@@ -250,8 +264,8 @@ impl Driver {
                     }
                     Err(error) => {
                         let close = error.close();
-                        inner.opened.take().map(|opened| opened.send(Err(error.into())));
                         inner.core.closed(close, now);
+                        inner.answer_opened(Err(error.into()), now);
                     }
                 }
             }
@@ -283,7 +297,7 @@ impl Driver {
         inner.core.tick(now);
         loop {
             self.follow_links(&mut inner);
-            self.tell(&mut inner);
+            self.tell(&mut inner, now);
             if self.held.is_some() || !self.take_in(&mut inner, now) {
                 break;
             }
@@ -296,7 +310,7 @@ impl Driver {
             }
         }
         // Taking publishes may have told of some that expired.
-        self.tell(&mut inner);
+        self.tell(&mut inner, now);
         inner.unwritten = self.socket.as_ref().map_or(0, |socket| socket.out.len() - socket.written);
         let idle = inner.unwritten == 0 && inner.core.queued() == 0;
         self.idle.send_if_modified(|was| std::mem::replace(was, idle) != idle);
@@ -326,15 +340,15 @@ impl Driver {
     }
 
     /// Events go to whom they belong, until a channel has no room.
-    fn tell(&mut self, inner: &mut Inner) {
-        if let Some((channel, event)) = self.held.take() {
-            if let Err(mpsc::error::TrySendError::Full(event)) = channel.try_send(event) {
-                self.held = Some((channel, event));
-                return;
-            }
+    fn tell(&mut self, inner: &mut Inner, now: u64) {
+        if let Some((channel, event)) = self.held.take()
+            && let Err(mpsc::error::TrySendError::Full(event)) = channel.try_send(event)
+        {
+            self.held = Some((channel, event));
+            return;
         }
         while let Some(event) = inner.core.poll_event() {
-            if inner.observe(&event) {
+            if inner.observe(&event, now) {
                 continue;
             }
             let key = event.subscription();

@@ -22,7 +22,9 @@ pub enum UrlError {
     #[error("`{0}` is not ws://host:port/path, for example ws://127.0.0.1:8000/ws")]
     Scheme(String),
     /// TLS.
-    #[error("wss:// is not spoken by this client yet; connect to a ws:// address or through a local TLS proxy")]
+    #[error(
+        "wss:// is not spoken by this client yet; connect to a ws:// address or through a local TLS proxy"
+    )]
     Tls,
     /// No host, or one with characters a host cannot have.
     #[error("`{0}` has no valid host")]

@@ -80,10 +80,12 @@ pub(crate) struct Outbox {
     marks: usize,
     /// Oldest and newest position of each key; kept from the first overflow until the lane is empty.
     keys: Option<Keys>,
-    /// Before this position no entry may be dropped.
-    first_lossy: u64,
-    /// Before this position no entry may be conflated.
-    first_conflatable: u64,
+    /// Entries of the data lane that may be conflated.
+    conflatable: usize,
+    /// Of those, the ones that have a newer entry of their key; counted while keys are kept.
+    superseded: usize,
+    /// Before this position no entry is delivered in order and may be dropped.
+    first_ordered: u64,
 }
 
 /// By stream and conflation key: positions of the oldest and the newest entry.
@@ -197,14 +199,11 @@ impl Outbox {
                 store.release(event);
                 return Err(TooSlow);
             }
-            if conflates {
-                self.conflate_for(&entry, store, losses);
-            } else {
-                self.drop_oldest(store, losses);
-            }
+            self.make_room(&entry, conflates, store, losses);
         }
         self.lossy_events += 1;
         self.lossy_bytes += size;
+        self.conflatable += usize::from(conflates);
         let position = self.end();
         self.data.push_back(Entry { what: What::Lossy(event, conflates), ..entry });
         if conflates {
@@ -468,39 +467,35 @@ impl Outbox {
         Ok(())
     }
 
-    /// Makes room for an event that may be conflated: by the oldest of its key, else by the oldest that
-    /// may be conflated, else by the oldest.
-    fn conflate_for(&mut self, new: &Entry, store: &mut Store, losses: &mut Losses<'_>) {
-        if self.keys.is_none() {
+    /// Makes room for `new` by what is missed least: an older event of its own key, then any that a newer
+    /// one of its key supersedes, then the oldest that is delivered in order, and only then the last one
+    /// there is of some key.
+    fn make_room(&mut self, new: &Entry, conflates: bool, store: &mut Store, losses: &mut Losses<'_>) {
+        if self.keys.is_none() && (conflates || self.conflatable > 0) {
             self.index_keys();
         }
-        let keys = self.keys.as_ref().expect("just made");
-        if let Some((oldest, _)) = keys.get(&(new.stream, new.key)) {
+        let own_key = self.keys.as_ref().filter(|_| conflates).and_then(|keys| keys.get(&(new.stream, new.key)));
+        if let Some((oldest, _)) = own_key {
             let at = (*oldest - self.base) as usize;
             return self.drop_at(at, true, store, losses);
         }
-        self.first_conflatable = self.first_conflatable.max(self.base);
-        while self.first_conflatable < self.end() {
-            let at = (self.first_conflatable - self.base) as usize;
-            if matches!(self.data[at].what, What::Lossy(_, true)) {
-                let superseded = self.data[at].next != NONE;
-                return self.drop_at(at, superseded, store, losses);
+        if self.superseded > 0 {
+            // The first in the lane is the oldest of its key: an older one would be superseded as well.
+            let is_superseded = |entry: &Entry| matches!(entry.what, What::Lossy(_, true)) && entry.next != NONE;
+            if let Some(at) = self.data.iter().position(is_superseded) {
+                return self.drop_at(at, true, store, losses);
             }
-            self.first_conflatable += 1;
         }
-        self.drop_oldest(store, losses);
-    }
-
-    fn drop_oldest(&mut self, store: &mut Store, losses: &mut Losses<'_>) {
-        self.first_lossy = self.first_lossy.max(self.base);
-        loop {
-            let at = (self.first_lossy - self.base) as usize;
-            if let What::Lossy(_, conflatable) = self.data[at].what {
-                let superseded = conflatable && self.data[at].next != NONE;
-                return self.drop_at(at, superseded, store, losses);
+        self.first_ordered = self.first_ordered.max(self.base);
+        while self.first_ordered < self.end() {
+            let at = (self.first_ordered - self.base) as usize;
+            if matches!(self.data[at].what, What::Lossy(_, false)) {
+                return self.drop_at(at, false, store, losses);
             }
-            self.first_lossy += 1;
+            self.first_ordered += 1;
         }
+        let oldest = self.data.iter().position(|entry| matches!(entry.what, What::Lossy(..)));
+        self.drop_at(oldest.expect("the lane is full of events"), false, store, losses);
     }
 
     fn drop_at(&mut self, at: usize, conflated: bool, store: &mut Store, losses: &mut Losses<'_>) {
@@ -521,7 +516,9 @@ impl Outbox {
             What::Lossy(_, conflatable) => {
                 self.lossy_events -= 1;
                 self.lossy_bytes -= size;
+                self.conflatable -= usize::from(conflatable);
                 if conflatable && let Some(keys) = &mut self.keys {
+                    self.superseded -= usize::from(next != NONE);
                     // Only the oldest of a key is ever taken out while keys are kept, but for a purge,
                     // which takes all of a stream, oldest first.
                     match keys.get_mut(&id) {
@@ -578,12 +575,14 @@ impl Outbox {
             std::collections::hash_map::Entry::Occupied(mut occupied) => {
                 let newest = std::mem::replace(&mut occupied.get_mut().1, position);
                 self.data[(newest - self.base) as usize].next = position;
+                self.superseded += 1;
             }
         }
     }
 
     fn index_keys(&mut self) {
         self.keys = Some(Keys::default());
+        self.superseded = 0;
         for at in 0..self.data.len() {
             self.data[at].next = NONE;
             if matches!(self.data[at].what, What::Lossy(_, true)) {
@@ -599,8 +598,7 @@ impl Outbox {
         }
         self.data.retain(|entry| !matches!(entry.what, What::Mark));
         self.marks = 0;
-        self.first_lossy = self.base;
-        self.first_conflatable = self.base;
+        self.first_ordered = self.base;
         if self.keys.is_some() {
             self.index_keys();
         }
@@ -763,9 +761,20 @@ mod tests {
         for (sequence, key) in [(1, 8), (2, 7), (3, 7), (4, 7), (5, 7), (6, 9)] {
             bench.push(&few(3), Policy::DEFAULT, (Class::Latest, 1, sequence, key));
         }
-        // 4 and 5 each took the place of the oldest of key 7; 6 found no 9, so the oldest had to go: it
-        // was the last of its key, and is a gap.
-        assert_eq!(bench.drain(), "n1:1-3c2;e1:4;e1:5;e1:6;");
+        // 4 and 5 each took the place of the oldest of key 7; 6 found no 9, and took that of the 7 that a
+        // newer one supersedes. The only 8 there is stays.
+        assert_eq!(bench.drain(), "e1:1;n1:2-4c3;e1:5;e1:6;");
+    }
+
+    #[test]
+    fn an_event_in_order_gives_way_before_the_last_value_of_a_key() {
+        let mut bench = Bench::default();
+        bench.push(&few(3), Policy::DEFAULT, (Class::Latest, 1, 1, 8));
+        for sequence in 1..=4 {
+            bench.push(&few(3), Policy::DEFAULT, (Class::Ordered, 2, sequence, 5));
+        }
+        // A quiet quote is not lost to a busy tape.
+        assert_eq!(bench.drain(), "e1:1;n2:1-2c0;e2:3;e2:4;");
     }
 
     #[test]

@@ -169,7 +169,8 @@ impl Shard {
                 for matched in &matched {
                     let stream = self.index.stream(matched.stream).expect("a matched stream is known");
                     let since = stream.history.since(matched.position, stream.head, &mut self.store);
-                    let is_short = matches!(since.first(), Some(Recent::Gap(loss)) if loss.cause == Cause::HistoryGone);
+                    let is_short =
+                        matches!(since.first(), Some(Recent::Gap(loss)) if loss.cause == Cause::HistoryGone);
                     if is_short && let Some(bound) = stream.history.forgot_for() {
                         self.stats.history_short(bound);
                     }

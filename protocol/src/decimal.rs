@@ -94,7 +94,7 @@ impl Decimal {
     pub fn midpoint(self, other: Self) -> Option<Self> {
         let exponent = self.exponent.min(other.exponent);
         let at_scale = |value: Self| {
-            let shift = u32::from((value.exponent - exponent).unsigned_abs());
+            let shift = u32::from(value.exponent.abs_diff(exponent));
             // 10^18 * 10^20 still fits; a wider spread cannot have an 18-digit middle unless it is zero.
             if value.mantissa == 0 {
                 return Some(0);
@@ -277,6 +277,15 @@ mod tests {
             assert_eq!(decimal(a).midpoint(decimal(b)), Some(decimal(middle)), "{a} {b}");
         }
         assert_eq!(decimal("999999999999999999").midpoint(decimal("0.0001")), None);
+        for (low, high) in
+            (-EXPONENT_MAX..=EXPONENT_MAX).flat_map(|low| [(low, EXPONENT_MAX), (low, -EXPONENT_MAX)])
+        {
+            for mantissa in [0, 1, MANTISSA_LIMIT - 1] {
+                let (a, b) = (Decimal::new(mantissa, low).unwrap(), Decimal::new(1, high).unwrap());
+                assert_eq!(a.midpoint(b), b.midpoint(a), "{low} {high}: answered, whatever the spread");
+                assert_eq!(a.compare(b), b.compare(a).reverse());
+            }
+        }
     }
 
     #[test]

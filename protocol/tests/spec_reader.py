@@ -878,17 +878,21 @@ class Follower:
         self.bracket = None
 
     def on_notice(self, notice):
-        if notice["kind"] not in ("loss", "counts"):  # SPEC 6.C: the others are not in the account
-            return
-        self.ours(notice, "notice")
-        stream = self.stream(notice["stream"], "a notice")
         told = notice["conflated"] + notice["gapped"] + notice["filtered"]
-        if notice["kind"] == "loss":
+        if notice["kind"] == "counts":  # SPEC 6.C: sums of what was told, or is about to be
+            self.ours(notice, "notice")
+            if notice["stream"] or notice["from"] or notice["through"]:
+                raise Violation(f"{notice} is about one stream, and counts are about all (SPEC 6.C)")
+        elif notice["kind"] in ("loss", "upstream_gap"):
+            self.ours(notice, "notice")
+            stream = self.stream(notice["stream"], "a notice")
             if notice["from"] != stream.next or notice["through"] - notice["from"] + 1 != told:
                 raise Violation(f"{stream.topic}: {notice} does not follow {stream.next - 1} (SPEC 6.C)")
-        stream.told += told
-        stream.next = max(stream.next, notice["through"] + 1)
-        stream.balance()
+            if notice["kind"] == "upstream_gap" and (notice["gapped"], notice["reason"]) != (told, "upstream"):
+                raise Violation(f"{stream.topic}: {notice} is not all gap, or not the source's (SPEC 6.C)")
+            stream.told += told
+            stream.next = notice["through"] + 1
+            stream.balance()
 
     def on_heartbeat(self, heartbeat):
         for head in heartbeat["heads"]:

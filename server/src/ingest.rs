@@ -6,6 +6,7 @@
 
 use std::hash::RandomState;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tickcast_engine::{Engine, Incoming, PublishError, Receipt};
 use tickcast_protocol::frame::{FLAG_CRITICAL, Frame};
@@ -19,7 +20,7 @@ use crate::instruments::Directory;
 use crate::journal::{Journal, falls_short};
 use crate::metrics::Metrics;
 
-/// Who published.
+/// Who published. Its number is its place in [`crate::metrics::SOURCES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A binary connection.
@@ -30,17 +31,6 @@ pub enum Source {
     Feed,
     /// The program about itself.
     Own,
-}
-
-impl Source {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Socket => "socket",
-            Self::Http => "http",
-            Self::Feed => "feed",
-            Self::Own => "own",
-        }
-    }
 }
 
 /// A publish that was not accepted; nothing of it is ever delivered.
@@ -99,6 +89,7 @@ pub struct Ingest {
     engine: Engine,
     /// Keyed per process: nobody can prepare keys that collide.
     hasher: RandomState,
+    closed: AtomicBool,
     parts: IngestParts,
 }
 
@@ -124,7 +115,20 @@ impl Ingest {
     /// A door to `engine`.
     #[must_use]
     pub fn new(engine: Engine, parts: IngestParts) -> Self {
-        Self { engine, hasher: RandomState::new(), parts }
+        Self { engine, hasher: RandomState::new(), closed: AtomicBool::new(false), parts }
+    }
+
+    /// Takes nothing more: what is accepted from here on could not be delivered.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    fn check_open(&self) -> Result<(), Refusal> {
+        if self.closed.load(Ordering::Acquire) {
+            let message = "the server is shutting down: publish to another, or again in a moment";
+            return Err(Refusal::new(ErrorCode::Unavailable, "", message));
+        }
+        Ok(())
     }
 
     /// What an accepted message survives.
@@ -237,6 +241,7 @@ impl Ingest {
             );
             return Err(Refusal::new(ErrorCode::NotDurable, "durability", message));
         }
+        self.check_open()?;
         let mut facts = view.facts(&self.hasher);
         if header.flags & FLAG_CRITICAL != 0 {
             // A publisher may raise a message to critical, never lower it.
@@ -255,7 +260,7 @@ impl Ingest {
         match self.engine.publish(incoming, now) {
             Ok(receipt) => {
                 self.parts.metrics.counters.received.add(info.id);
-                self.parts.metrics.counters.sources.add(source.name());
+                self.parts.metrics.counters.sources.add(source as usize);
                 self.parts.health.record_update(info.id, now);
                 Ok(Accepted { topic, receipt, durability: given })
             }
@@ -275,6 +280,7 @@ impl Ingest {
             let message = format!("field `count` is {count}, allowed is 1 to {}", u32::MAX);
             return Err(self.refuse(Refusal::new(ErrorCode::InvalidField, "count", message)));
         }
+        self.check_open().map_err(|refusal| self.refuse(refusal))?;
         let class =
             tickcast_protocol::registry::by_name(topic.type_name()).map_or(Class::Ordered, |info| info.class);
         self.engine
@@ -295,6 +301,9 @@ impl Ingest {
 
     /// Publishes a change of health, about ourselves.
     pub fn announce(&self, message: &Message) {
+        if self.check_open().is_err() {
+            return;
+        }
         if let Err(refusal) = self.publish_message(Source::Own, message, Wishes::default()) {
             tracing::warn!(error = refusal.message, "a change of stream health could not be announced");
         }

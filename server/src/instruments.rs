@@ -35,17 +35,21 @@ impl Directory {
             _ => None,
         };
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        if known.ids.get(symbol).is_some_and(|id| stated.is_none_or(|stated| stated == *id)) {
+        let id = known.ids.get(symbol);
+        let is_known = id.is_some_and(|id| stated.is_none_or(|stated| stated == *id));
+        // Looked at under the read lock, so that a full directory costs publishers nothing.
+        let is_full = id.is_none() && known.ids.len() >= INSTRUMENTS_MAX;
+        if is_known || is_full {
             return;
         }
         drop(known);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.ids.len() >= INSTRUMENTS_MAX {
-            return;
-        }
         let id = stated.unwrap_or_else(|| stable_id(symbol));
         let symbol: Arc<str> = symbol.into();
-        if let Some(former) = known.ids.insert(symbol.clone(), id) {
+        if let Some(former) = known.ids.insert(symbol.clone(), id)
+            && known.symbols.get(&former) == Some(&symbol)
+        {
+            // Unless the number is somebody else's by now.
             known.symbols.remove(&former);
         }
         known.symbols.insert(id, symbol);
@@ -92,5 +96,10 @@ mod tests {
         learn(&directory, "BTC-USD", None);
         assert_eq!(directory.id_of("BTC-USD"), 5, "a message without a number does not unlearn it");
         assert_eq!(directory.id_of("never seen"), stable_id("never seen"));
+        // Two symbols claimed a number, and one gave it up again.
+        learn(&directory, "A", Some(9));
+        learn(&directory, "B", Some(9));
+        learn(&directory, "A", Some(7));
+        assert_eq!(directory.symbol_of(9).as_deref(), Some("B"));
     }
 }

@@ -73,6 +73,26 @@ impl ByType {
     }
 }
 
+/// Where messages come from, in the order of their numbers (`ingest::Source`).
+pub const SOURCES: [&str; 4] = ["socket", "http", "feed", "own"];
+
+/// Counts by where a message came from: one cell each, no lock.
+#[derive(Debug, Default)]
+pub struct BySource([AtomicU64; SOURCES.len()]);
+
+impl BySource {
+    /// One more from the source with this number.
+    pub fn add(&self, source: usize) {
+        if let Some(cell) = self.0.get(source) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn all(&self) -> Vec<(&'static str, u64)> {
+        SOURCES.into_iter().zip(self.0.iter().map(|cell| cell.load(Ordering::Relaxed))).collect()
+    }
+}
+
 macro_rules! counters {
     ($( $(#[doc = $doc:literal])+ $field:ident: $kind:ident, $name:literal by $label:literal; )*) => {
         /// What the program counts outside the shards.
@@ -107,7 +127,7 @@ counters! {
     /// Messages accepted from publishers.
     received: ByType, "tickcast_messages_received_total" by "type";
     /// Where accepted messages came from.
-    sources: Labelled, "tickcast_messages_source_total" by "source";
+    sources: BySource, "tickcast_messages_source_total" by "source";
     /// Messages refused to publishers.
     refused: Labelled, "tickcast_messages_refused_total" by "code";
     /// HTTP responses.

@@ -196,7 +196,8 @@ impl Running {
         self.feeds.iter().all(Feed::is_done)
     }
 
-    /// Drains: not ready, no new connections, notice, queues flushed, 1012. Returns when all is down.
+    /// Drains: not ready, no new upgrades, no publishes, the ring and the queues flushed, notice, 1012.
+    /// Status is served until the end. Returns when all is down.
     pub fn stop(mut self) {
         self.shut_down();
     }
@@ -207,6 +208,8 @@ impl Running {
         for feed in self.feeds.drain(..) {
             feed.stop();
         }
+        // From here on nothing is accepted; what was is delivered before anybody is told to go.
+        self.ingest.close();
         self.shards.drain(self.drain_timeout);
         self.stop_front.send_replace(true);
         let _ = front.join();
@@ -254,6 +257,7 @@ impl FrontParts {
             connections: Arc::new(AtomicUsize::new(0)),
             connections_max: self.connections_max,
             handshakes: Arc::new(AtomicUsize::new(0)),
+            turned_away: Arc::new(AtomicUsize::new(0)),
             draining: self.draining,
             connection_ids: AtomicU64::new(0),
         });

@@ -38,7 +38,8 @@ fn a_thousand_connections_get_every_tick_in_order() {
         }
     }
     // One rendering an event however many dashboards read it; a second one only if two shards raced.
-    let renders = server.metric("tickcast_shard_renders_total") - server.metric("tickcast_shard_lost_races_total");
+    let renders =
+        server.metric("tickcast_shard_renders_total") - server.metric("tickcast_shard_lost_races_total");
     assert_eq!(renders, TICKS as f64);
     let lost: BTreeMap<_, _> = ["conflated", "gapped", "queued"]
         .map(|name| (name, server.metric(&format!("tickcast_shard_{name}_total"))))

@@ -1,7 +1,7 @@
 //! The command line: one verb a file, examples in the help, data to stdout and talk to stderr.
 //!
-//! Exit codes: 0 ok, 1 failure while running, 2 usage or settings, 3 a condition asked for was met, 4
-//! cannot connect, 78 a bind that is refused for safety, 130 interrupted.
+//! Exit codes: 0 ok, 1 failure while running, 2 usage or settings, 4 cannot connect, 78 a bind that is
+//! refused for safety, 130 interrupted.
 #![forbid(unsafe_code)]
 
 mod publish;
@@ -79,7 +79,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// Runs a client verb on a runtime of its own, ending with 130 on Ctrl-C.
+/// Runs a client verb on a runtime of its own.
 fn block_on(verb: impl Future<Output = u8>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

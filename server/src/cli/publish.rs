@@ -9,10 +9,13 @@ use tickcast_client::{Client, ClientOptions, Outcome, PublishError, PublishOptio
 use tickcast_compat::native::{NativeMessage, native_decode};
 use tickcast_compat::parse::{Limits, parse};
 use tickcast_protocol::message::Role;
+use tokio::sync::mpsc;
 
 use super::{Connect, EXIT_CONNECT, EXIT_FAILURE, block_on};
 use crate::clock;
 
+/// Lines read ahead of the one that is being published.
+const LINES_AHEAD: usize = 64;
 /// How long the last replies may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,8 +36,14 @@ impl Pub {
     }
 
     async fn publish(self) -> u8 {
-        let lines: Box<dyn Iterator<Item = io::Result<String>>> = match (self.topic.as_str(), &self.data) {
-            ("-", None) => Box::new(io::stdin().lock().lines()),
+        let (sender, mut lines) = mpsc::channel(LINES_AHEAD);
+        match (self.topic.as_str(), &self.data) {
+            ("-", None) => {
+                // Reading blocks, and the connection's pings must be answered meanwhile.
+                std::thread::spawn(move || {
+                    io::stdin().lock().lines().all(|line| sender.blocking_send(line).is_ok())
+                });
+            }
             ("-", Some(_)) | (_, None) => {
                 eprintln!(
                     "error: give a topic and its data, or `-` alone to read NDJSON from standard input"
@@ -48,11 +57,12 @@ impl Pub {
                 };
                 let topic = serde_json::Value::from(topic);
                 let type_name = serde_json::Value::from(type_name);
-                Box::new(std::iter::once(Ok(format!(
-                    "{{\"type\":{type_name},\"topic\":{topic},\"data\":{data}}}"
-                ))))
+                let line = format!("{{\"type\":{type_name},\"topic\":{topic},\"data\":{data}}}");
+                // There is room: it is the only one.
+                let _ = sender.try_send(Ok(line));
+                drop(sender);
             }
-        };
+        }
         let mut options = ClientOptions::new(&self.connect.url);
         options.core.role = Role::PUBLISHER;
         let (client, _events) = match Client::connect(options).await {
@@ -63,7 +73,9 @@ impl Pub {
             }
         };
         let mut code = 0;
-        for (number, line) in (1u64..).zip(lines) {
+        let mut number = 0u64;
+        while let Some(line) = lines.recv().await {
+            number += 1;
             let line = match line {
                 Ok(line) if line.trim().is_empty() => continue,
                 Ok(line) => line,

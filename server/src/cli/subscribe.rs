@@ -109,6 +109,7 @@ impl Sub {
         tokio::pin!(end);
         let mut each_second = interval(Duration::from_secs(1));
         let mut batch = Vec::with_capacity(BATCH);
+        let mut lost = false;
         let code = loop {
             tokio::select! {
                 count = subscription.next_batch(&mut batch, BATCH) => {
@@ -129,8 +130,13 @@ impl Sub {
                 }
                 event = events.next() => match event {
                     Some(ClientEvent::State(change)) => {
-                        let close = change.close.map_or(String::new(), |close| format!(" ({close})"));
-                        eprintln!("{}{close}", change.to.name());
+                        // The first connection was announced above; what is news is losing it, and coming back.
+                        lost |= change.close.is_some();
+                        if lost {
+                            let close = change.close.map_or(String::new(), |close| format!(" ({close})"));
+                            eprintln!("{}{close}", change.to.name());
+                        }
+                        lost &= change.to != ClientState::Connected;
                         if change.to == ClientState::Disconnected && !change.will_retry {
                             break EXIT_CONNECT;
                         }

@@ -209,7 +209,7 @@ keys! {
         /// The whole stop takes 10 s at most.
         #[cost("a restart takes this much longer when a peer is slow.")]
         #[at_limit("what is still queued is discarded and the connection closed with 1012 service_restart.")]
-        drain_timeout: Duration = "8s", duration(0, 9 * SECOND);
+        drain_timeout: Duration = "8s", duration(0, 8 * SECOND + 500);
         /// Web origins, besides loopback and the server's own host, whose pages may connect and publish.
         allowed_origins: Vec<String> = [], Kind::Origins;
     }
@@ -225,7 +225,8 @@ keys! {
         #[cost("`limits.header_bytes` each, and `limits.publish_request_bytes` for a publish.")]
         #[at_limit("HTTP 503 with Retry-After.")]
         handshakes: usize = 1024, count(1, 65_536);
-        /// Time from accept until the last header byte of a request, however slowly the bytes come.
+        /// Time from accept until the last header byte of a request, however slowly the bytes come; a
+        /// connection kept for a next request ends after the same time, which is no limit hit.
         #[cost("a peer that dribbles holds a handshake this long.")]
         #[at_limit("the connection is closed without an answer.")]
         handshake_timeout: Duration = "5s", duration(10, MINUTE);

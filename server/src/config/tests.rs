@@ -276,7 +276,7 @@ fn a_wrong_value_names_key_value_origin_limit_and_fix() {
     assert_eq!(
         refusal(from_env(&[("TICKCAST_SERVER__DRAIN_TIMEOUT", "30s")])),
         "error: server.drain_timeout = \"30s\" (env TICKCAST_SERVER__DRAIN_TIMEOUT) is too long: \
-         write a duration from \"0s\" to \"9s\"."
+         write a duration from \"0s\" to \"8500ms\"."
     );
     assert_eq!(
         refusal(from_flags(&[("ring.slots", "1000")])),

@@ -18,6 +18,7 @@ use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId, TopicFilter};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
+use tokio::task;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec;
@@ -29,7 +30,7 @@ use crate::config::JsonCase;
 use crate::ingest::{Accepted, Refusal, Source, Wishes};
 use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Session, Terms};
 
-/// Bytes read at once, and so between two chances for others: some 200 of the smallest publishes.
+/// Bytes read at once, after which others have their turn: some 200 of the smallest publishes.
 const READ_BYTES: usize = 16 * 1024;
 /// How long a peer has to take the close frame and answer it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,6 +55,14 @@ pub struct Link {
     pub changed: Notify,
 }
 
+impl Link {
+    /// Notes that the socket is full, and lets the connection's task wait until it is not.
+    pub fn block(&self) {
+        self.blocked.set(true);
+        self.changed.notify_one();
+    }
+}
+
 /// The order to leave, given once to all connections of a shard.
 #[derive(Debug)]
 pub struct DrainOrder(watch::Sender<Option<Instant>>);
@@ -65,9 +74,9 @@ impl Default for DrainOrder {
 }
 
 impl DrainOrder {
-    /// Everyone is to be gone `within` this time.
-    pub fn give(&self, within: Duration) {
-        self.0.send_replace(Some(Instant::now() + within));
+    /// Everyone is to be gone by then.
+    pub fn give(&self, by: Instant) {
+        self.0.send_replace(Some(by));
     }
 
     /// True once it has been given.
@@ -188,6 +197,7 @@ impl Connection {
             return end;
         }
         drop(leftover);
+        self.message_began = self.inbound.is_midway().then(Instant::now);
         let timer = sleep_until(self.deadline());
         tokio::pin!(timer);
         loop {
@@ -197,6 +207,7 @@ impl Connection {
                 interest = interest.add(Interest::WRITABLE);
             }
             let link = self.link.clone();
+            let mut has_read = false;
             let outcome = tokio::select! {
                 ready = link.tcp.ready(interest) => match ready {
                     Ok(ready) => {
@@ -205,7 +216,10 @@ impl Connection {
                         } else {
                             Ok(())
                         }
-                        .and_then(|()| if ready.is_readable() || ready.is_read_closed() { self.read() } else { Ok(()) })
+                        .and_then(|()| {
+                            has_read = ready.is_readable() || ready.is_read_closed();
+                            if has_read { self.read() } else { Ok(()) }
+                        })
                     }
                     Err(_) => Err(End::Lost),
                 },
@@ -230,6 +244,10 @@ impl Connection {
             }
             if began_or_ended || self.session.is_waiting() {
                 timer.as_mut().reset(self.deadline());
+            }
+            if has_read {
+                // A socket that always has more would keep the thread: nothing above has to wait.
+                task::yield_now().await;
             }
         }
     }
@@ -316,8 +334,9 @@ impl Connection {
             return Ok(());
         }
         let Self { inbound, session, cell, peer, bucket, is_publisher, .. } = self;
-        let mut theirs = None;
+        let (mut theirs, mut ended) = (None, false);
         let fed = inbound.feed(bytes, |inbound, received| {
+            ended |= !matches!(received, Received::Ping(_) | Received::Pong);
             if theirs.is_some() {
                 // What follows a close is not read (RFC 6455, 5.5.1).
                 return Ok(());
@@ -340,6 +359,10 @@ impl Connection {
             }
             if overflow { Err(UNREAD) } else { Ok(()) }
         });
+        if ended {
+            // What is midway now began in these bytes.
+            self.message_began = None;
+        }
         match (fed, theirs) {
             (_, Some(code)) => Err(End::Theirs(code)),
             (Err(reason), None) => Err(End::Ours(reason)),
@@ -446,8 +469,6 @@ impl Connection {
         if let Some((code, farewell)) = farewell {
             let _ = timeout(CLOSE_TIMEOUT, self.say_goodbye(code, farewell)).await;
         }
-        self.cell.sockets.borrow_mut().remove(self.peer);
-        self.cell.shard.borrow_mut().detach(self.peer);
     }
 
     /// Sends the close frame after the frame that is half written, then reads until the peer hangs up:
@@ -480,6 +501,19 @@ impl Connection {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(_) => return,
             }
+            task::yield_now().await;
+        }
+    }
+}
+
+/// However a connection ends, by a panic of its task too, it leaves nothing behind.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let (Ok(mut sockets), Ok(mut shard)) =
+            (self.cell.sockets.try_borrow_mut(), self.cell.shard.try_borrow_mut())
+        {
+            sockets.remove(self.peer);
+            shard.detach(self.peer);
         }
     }
 }
@@ -551,12 +585,23 @@ struct PeerDesk<'a> {
     overflow: bool,
 }
 
+impl PeerDesk<'_> {
+    /// Writes what waits, so that one request's answers do not take the place of the next one's.
+    fn write_out(&self) {
+        let mut sockets = self.cell.sockets.borrow_mut();
+        if !sockets.is_blocked(self.peer) {
+            self.cell.shard.borrow_mut().flush_peer(self.peer, &mut *sockets);
+        }
+    }
+}
+
 impl Desk for PeerDesk<'_> {
     fn subscribe(
         &mut self,
         request: Subscribe,
         acknowledge: Acknowledge<'_>,
     ) -> Result<Subscribed, SubscribeError> {
+        self.write_out();
         self.cell.shard.borrow_mut().subscribe(self.peer, request, acknowledge)
     }
 
@@ -607,6 +652,11 @@ impl Desk for PeerDesk<'_> {
     }
 
     fn say(&mut self, message: Bytes) {
+        if self.cell.shard.borrow_mut().send(self.peer, message.clone()).is_ok() {
+            return;
+        }
+        // Much was asked for at once: what is answered already may leave first.
+        self.write_out();
         self.overflow |= self.cell.shard.borrow_mut().send(self.peer, message).is_err();
     }
 

@@ -53,6 +53,8 @@ pub struct Front {
     pub connections_max: usize,
     /// Handshakes and requests in flight.
     pub handshakes: Arc<AtomicUsize>,
+    /// Connections over the limit that are being told so.
+    pub turned_away: Arc<AtomicUsize>,
     /// Set while draining: not ready, no new upgrades.
     pub draining: Arc<AtomicBool>,
     /// The last connection's number.
@@ -80,7 +82,7 @@ impl Front {
         }
         if !self.origins.admits(headers) {
             self.metrics.counters.handshake_failures.add("origin");
-            let detail = "this web origin may not connect: add it to server.allowed_origins";
+            let detail = "this Host or web origin is not known here: call the server by a loopback name, or add the origin to server.allowed_origins";
             return problem(StatusCode::FORBIDDEN, "FORBIDDEN", "", detail);
         }
         let path = request.uri().path().to_owned();
@@ -124,6 +126,9 @@ impl Front {
                 self.metrics.counters.handshake_failures.add(refused.reason);
                 let code = if refused.reason == "subprotocol" { "UNSUPPORTED_FORMAT" } else { "BAD_REQUEST" };
                 let mut answer = problem(refused.status, code, "", refused.detail);
+                if refused.status == StatusCode::METHOD_NOT_ALLOWED {
+                    answer.headers_mut().insert("allow", HeaderValue::from_static("GET"));
+                }
                 if refused.status == StatusCode::UPGRADE_REQUIRED {
                     answer.headers_mut().insert("sec-websocket-version", HeaderValue::from_static("13"));
                     answer.headers_mut().insert("upgrade", HeaderValue::from_static("websocket"));

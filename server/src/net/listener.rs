@@ -1,6 +1,7 @@
 //! Accepting connections: bound, counted, and never spinning when descriptors run out.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::http::Front;
 
@@ -23,6 +24,12 @@ const BACKLOG: i32 = 4_096;
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pause.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a connection may speak HTTP, keep-alive included, until it is asked to come again.
+const HTTP_LIFE_MAX: Duration = Duration::from_secs(60);
+/// Connections over the limit that are being told so; more are closed without a word.
+const TURNED_AWAY_MAX: usize = 256;
+/// Least time between two log lines about accepting.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer to a connection over the limit may take to leave.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -64,6 +71,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 /// Accepts until `stop` says so. Runs on the front thread, which must be a local runtime.
 pub async fn accept(listener: TcpListener, front: Rc<Front>, mut stop: watch::Receiver<bool>) {
     let mut pause = PAUSE_FIRST;
+    let mut logged_at: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -77,7 +85,10 @@ pub async fn accept(listener: TcpListener, front: Rc<Front>, mut stop: watch::Re
             Err(error) => {
                 // Out of descriptors, or a connection that died in the queue: wait, then go on.
                 front.metrics.counters.handshake_failures.add("accept");
-                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "cannot accept");
+                if logged_at.is_none_or(|at| at.elapsed() >= LOG_INTERVAL) {
+                    logged_at = Some(Instant::now());
+                    tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "cannot accept");
+                }
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSE_MAX);
             }
@@ -89,13 +100,13 @@ fn serve(stream: TcpStream, front: &Rc<Front>) {
     let Some(connection) = Place::take(&front.connections, front.connections_max) else {
         front.metrics.limit_hit("limits.connections");
         front.metrics.counters.handshake_failures.add("connection_limit");
-        turn_away(stream, "limits.connections");
+        turn_away(stream, "limits.connections", front);
         return;
     };
     let Some(handshake) = Place::take(&front.handshakes, front.config.limits.handshakes) else {
         front.metrics.limit_hit("limits.handshakes");
         front.metrics.counters.handshake_failures.add("handshake_limit");
-        turn_away(stream, "limits.handshakes");
+        turn_away(stream, "limits.handshakes", front);
         return;
     };
     let _ = stream.set_nodelay(true);
@@ -108,20 +119,37 @@ fn serve(stream: TcpStream, front: &Rc<Front>) {
             .header_read_timeout(limits.handshake_timeout)
             .max_buf_size(limits.header_bytes)
             // The setting is enforced by the service, which can count it; this is the parser's memory.
-            .max_headers(limits.headers * 2)
-            .half_close(false);
+            .max_headers(limits.headers * 2);
         let connection = Rc::new(connection);
+        let has_asked = Rc::new(Cell::new(false));
         let service = {
-            let front = front.clone();
+            let (front, has_asked) = (front.clone(), has_asked.clone());
             hyper::service::service_fn(move |request| {
+                has_asked.set(true);
                 let (front, place) = (front.clone(), connection.clone());
                 async move { Ok::<_, std::convert::Infallible>(front.handle(request, place).await) }
             })
         };
-        let served = builder.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+        let serving = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::pin!(serving);
+        // hyper waits for ever on a peer that does not read its answers; nobody may hold a place that long.
+        let served = match timeout(HTTP_LIFE_MAX, serving.as_mut()).await {
+            Ok(served) => served,
+            Err(_) => {
+                serving.as_mut().graceful_shutdown();
+                match timeout(limits.message_timeout, serving).await {
+                    Ok(served) => served,
+                    Err(_) => return front.metrics.limit_hit("limits.message_timeout"),
+                }
+            }
+        };
         drop(handshake);
         if let Err(error) = served {
             if error.is_timeout() {
+                if has_asked.get() {
+                    // A connection kept for a next request that did not come: the usual end of one.
+                    return;
+                }
                 front.metrics.limit_hit("limits.handshake_timeout");
                 front.metrics.counters.handshake_failures.add("timeout");
             } else if error.is_parse_too_large() {
@@ -135,8 +163,10 @@ fn serve(stream: TcpStream, front: &Rc<Front>) {
 }
 
 /// Answers 503 without reading anything.
-fn turn_away(mut stream: TcpStream, limit: &'static str) {
+fn turn_away(mut stream: TcpStream, limit: &'static str, front: &Front) {
+    let Some(place) = Place::take(&front.turned_away, TURNED_AWAY_MAX) else { return };
     task::spawn_local(async move {
+        let _place = place;
         let body = format!(
             "{{\"type\":\"about:blank\",\"title\":\"Service Unavailable\",\"status\":503,\"code\":\"CONNECTION_LIMIT\",\
              \"detail\":\"the limit {limit} is reached; come back later\"}}"

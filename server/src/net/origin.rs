@@ -1,4 +1,4 @@
-//! Which web pages may talk to us. Programs send no Origin and are not concerned.
+//! Which web pages may talk to us. Programs send no Origin; like pages, they must know whom they call.
 //!
 //! A page's browser states its Origin and the Host it thinks it talks to. Both must be loopback, our
 //! own address, or configured: checking only that they are equal would let a name that is pointed at
@@ -8,7 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hyper::HeaderMap;
-use hyper::header::{HOST, ORIGIN};
+use hyper::header::{HOST, HeaderName, ORIGIN};
 
 /// Who may come from a browser.
 #[derive(Clone, Debug)]
@@ -23,14 +23,18 @@ impl OriginPolicy {
     /// True when a request with these headers may be served.
     #[must_use]
     pub fn admits(&self, headers: &HeaderMap) -> bool {
-        let mut origins = headers.get_all(ORIGIN).iter();
-        let Some(origin) = origins.next() else { return true };
-        let (None, Ok(origin)) = (origins.next(), origin.to_str()) else { return false };
-        let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) else { return false };
-        let allowed_hosts = self.allowed.iter().filter_map(|allowed| authority(allowed));
-        let host_is_ours = self.is_own(host) || allowed_hosts.clone().any(|allowed| allowed == host);
-        let origin_is_ours = authority(origin).is_some_and(|origin| self.is_own(origin));
-        host_is_ours && (origin_is_ours || self.allowed.iter().any(|allowed| allowed == origin))
+        // A page that reads its own origin's addresses sends no Origin, so the Host alone must do there.
+        let Some(host) = only(headers, &HOST) else { return false };
+        let mut allowed_hosts = self.allowed.iter().filter_map(|allowed| authority(allowed));
+        if !self.is_own(host) && !allowed_hosts.any(|allowed| allowed == host) {
+            return false;
+        }
+        if !headers.contains_key(ORIGIN) {
+            return true;
+        }
+        let Some(origin) = only(headers, &ORIGIN) else { return false };
+        authority(origin).is_some_and(|origin| self.is_own(origin))
+            || self.allowed.iter().any(|allowed| allowed == origin)
     }
 
     /// True for loopback names and addresses, and for the address we listen on.
@@ -40,6 +44,15 @@ impl OriginPolicy {
             Ok(address) => address.is_loopback() || address == self.listen.ip(),
             Err(_) => name.eq_ignore_ascii_case("localhost"),
         }
+    }
+}
+
+/// The value of a header that is there exactly once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) => value.to_str().ok(),
+        _ => None,
     }
 }
 
@@ -68,7 +81,11 @@ mod tests {
             listen: "127.0.0.1:8000".parse().unwrap(),
         };
         let cases = [
-            (None, "anything", true),
+            (None, "localhost:8000", true),
+            (None, "127.0.0.1", true),
+            (None, "desk.example.com", true),
+            // A rebound name, read by the page it was given to: no Origin, and a Host that is not ours.
+            (None, "evil.com:8000", false),
             (Some("http://localhost:3000"), "localhost:8000", true),
             (Some("http://127.0.0.1:8000"), "127.0.0.1:8000", true),
             (Some("http://[::1]:8000"), "[::1]:8000", true),

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify as TokioNotify, mpsc};
 use tokio::task;
+use tokio::time::Instant;
 
 use super::connection::{self, DrainOrder, Link};
 use super::listener::Place;
@@ -121,6 +122,12 @@ impl Sockets {
         self.0[peer.index()] = Some(link);
     }
 
+    /// True when the socket of `peer` is known to be full.
+    #[must_use]
+    pub fn is_blocked(&self, peer: PeerId) -> bool {
+        matches!(self.0.get(peer.index()), Some(Some(link)) if link.blocked.get())
+    }
+
     /// Wakes the task of `peer`.
     fn nudge(&self, peer: PeerId) {
         if let Some(Some(link)) = self.0.get(peer.index()) {
@@ -141,10 +148,15 @@ impl PeerIo for Sockets {
         let Some(Some(link)) = self.0.get(peer.index()) else { return Written::Gone };
         match link.tcp.try_write_vectored(bufs) {
             Ok(0) => Written::Gone,
-            Ok(count) => Written::Bytes(count),
+            Ok(count) => {
+                // A socket that took a part is full as well: the shard waits for its task either way.
+                if count < bufs.iter().map(|buf| buf.len()).sum() {
+                    link.block();
+                }
+                Written::Bytes(count)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                link.blocked.set(true);
-                link.changed.notify_one();
+                link.block();
                 Written::WouldBlock
             }
             Err(_) => {
@@ -171,6 +183,7 @@ impl Shards {
             let (bell, shared) = (bell.clone(), shared.clone());
             let (counted, timed) = (connections.clone(), latency.clone());
             let thread = Builder::new().name(format!("shard-{index}")).spawn(move || {
+                let _guard = AbortOnPanic;
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build_local(LocalOptions::default());
@@ -187,7 +200,8 @@ impl Shards {
 
     /// Gives a connection to the shard that has the fewest.
     pub fn adopt(&self, adopted: Adopted) {
-        let least = self.handles.iter().min_by_key(|handle| handle.connections.load(Ordering::Relaxed));
+        let alive = self.handles.iter().filter(|handle| !handle.inbox.is_closed());
+        let least = alive.min_by_key(|handle| handle.connections.load(Ordering::Relaxed));
         if let Some(handle) = least {
             handle.connections.fetch_add(1, Ordering::Relaxed);
             if handle.inbox.send(Command::Adopt(Box::new(adopted))).is_err() {
@@ -226,6 +240,19 @@ impl Shards {
     }
 }
 
+/// A shard that panics takes its connections with it and would go on being given new ones. Ending the
+/// process is what a supervisor can see and mend.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a shard panicked; the process ends");
+            std::process::abort();
+        }
+    }
+}
+
 fn run(
     runtime: &LocalRuntime,
     shard: Shard,
@@ -248,33 +275,43 @@ async fn drive(
 ) {
     let mut tasks = task::JoinSet::new();
     let drain = Rc::new(DrainOrder::default());
+    // The end of the time to leave, from when it was ordered until it is passed on.
+    let mut drain_by = None;
     loop {
         while let Ok(command) = commands.try_recv() {
-            obey(command, &cell, &drain, &mut tasks, connections);
+            obey(command, &cell, &drain, &mut drain_by, &mut tasks, connections);
         }
-        while tasks.try_join_next().is_some() {}
+        while let Some(ended) = tasks.try_join_next() {
+            note(ended, &cell);
+        }
         if drain.is_given() && tasks.is_empty() {
             return;
         }
-        if turn(&cell, latency) {
-            // Let the connections read between turns, however much there is to deliver.
-            task::yield_now().await;
+        let more = turn(&cell, latency);
+        // What was accepted is distributed before anybody is told to go.
+        if let Some(by) = drain_by.filter(|by| !more || Instant::now() >= *by) {
+            drain.give(by);
+            drain_by = None;
+            // With nobody to go, this was the last turn.
             continue;
         }
-        if !cell.shard.borrow().prepare_to_sleep() {
+        if more || !cell.shard.borrow().prepare_to_sleep() {
+            // Let the connections read between turns, however much there is to deliver.
+            task::yield_now().await;
             continue;
         }
         let command = tokio::select! {
             () = bell.0.notified() => continue,
             command = commands.recv() => command,
-            _ = tasks.join_next(), if !tasks.is_empty() => {
+            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                 cell.shard.borrow().stay_awake();
+                note(ended, &cell);
                 continue;
             }
         };
         cell.shard.borrow().stay_awake();
         match command {
-            Some(command) => obey(command, &cell, &drain, &mut tasks, connections),
+            Some(command) => obey(command, &cell, &drain, &mut drain_by, &mut tasks, connections),
             // Whoever started us is gone without a drain: a test's server that was dropped.
             None => return,
         }
@@ -285,23 +322,42 @@ fn obey(
     command: Command,
     cell: &Rc<Cell>,
     drain: &Rc<DrainOrder>,
+    drain_by: &mut Option<Instant>,
     tasks: &mut task::JoinSet<()>,
     connections: &Arc<AtomicUsize>,
 ) {
     match command {
-        Command::Drain { within } => drain.give(within),
+        Command::Drain { within } => *drain_by = Some(Instant::now() + within),
         Command::Adopt(adopted) => {
             let (cell, drain, connections) = (cell.clone(), drain.clone(), connections.clone());
             tasks.spawn_local(async move {
                 let Adopted { stream, leftover, speaks, connection, place } = *adopted;
+                // Given back even if the task panics.
+                let _counted = Counted(connections);
+                let _place = place;
                 match TcpStream::from_std(stream) {
                     Ok(tcp) => connection::run(cell, tcp, leftover, speaks, connection, drain).await,
                     Err(error) => tracing::warn!(%error, "a socket could not be adopted"),
                 }
-                connections.fetch_sub(1, Ordering::Relaxed);
-                drop(place);
             });
         }
+    }
+}
+
+/// One of a shard's connections, until dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Notes a connection's task that ended by a panic: our fault, and that connection's alone.
+fn note(ended: Result<(), task::JoinError>, cell: &Cell) {
+    if let Err(error) = ended {
+        cell.shared.metrics.counters.closed.add("1011");
+        tracing::error!(%error, "a connection's task panicked");
     }
 }
 

@@ -1,6 +1,8 @@
 //! The binary session: hello first, then subscriptions and publishing in frames.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tickcast_engine::{Start, Subscribe, SubscribeError, Subscribed};
@@ -29,7 +31,8 @@ pub struct BinarySession {
     /// `None` until hello.
     role: Option<Role>,
     epoch: Epoch,
-    subscriptions: usize,
+    /// Those of the engine, by id: a filter that is there already takes no room.
+    subscriptions: HashMap<SubscriptionId, TopicFilter>,
 }
 
 /// A `publish` frame, waiting for the data frame it is about.
@@ -72,7 +75,7 @@ impl BinarySession {
     /// A session that waits for hello.
     #[must_use]
     pub fn new(terms: Terms, epoch: Epoch) -> Self {
-        Self { terms, strikes: Strikes::default(), role: None, epoch, subscriptions: 0 }
+        Self { terms, strikes: Strikes::default(), role: None, epoch, subscriptions: HashMap::new() }
     }
 
     /// True after hello.
@@ -330,7 +333,7 @@ impl BinarySession {
                 let id = SubscriptionId(unsubscribe.subscription);
                 let mut ack = acknowledgement(unsubscribe.request, SubscriptionStatus::UNSUBSCRIBED);
                 if desk.unsubscribe(id, &mut ack) {
-                    self.subscriptions = self.subscriptions.saturating_sub(1);
+                    self.subscriptions.remove(&id);
                     return Ok(());
                 }
                 Err(not_subscribed(unsubscribe.request, unsubscribe.subscription))
@@ -387,21 +390,23 @@ impl BinarySession {
         let filter = TopicFilter::parse(filter).map_err(|error| {
             Rejection::new(request, ErrorCode::InvalidFilter, "filter", error.to_string())
         })?;
-        if self.subscriptions >= self.terms.subscriptions_max {
+        let used = self.subscriptions.len();
+        if used >= self.terms.subscriptions_max && !self.subscriptions.values().any(|known| *known == filter)
+        {
             desk.count_limit("limits.subscriptions");
             let text = format!(
-                "{} subscriptions are in use and {} is the limit, set by limits.subscriptions",
-                self.subscriptions, self.terms.subscriptions_max
+                "{used} subscriptions are in use and {} is the limit, set by limits.subscriptions",
+                self.terms.subscriptions_max
             );
             return Err(Rejection::new(request, ErrorCode::SubscriptionLimit, "filter", text));
         }
         desk.may_subscribe(&filter)
             .map_err(|denied| Rejection::new(request, ErrorCode::Forbidden, "filter", denied.message))?;
         let mut ack = acknowledgement(request, SubscriptionStatus::SUBSCRIBED);
-        match desk.subscribe(Subscribe { filter, start, policy }, &mut ack) {
+        match desk.subscribe(Subscribe { filter: filter.clone(), start, policy }, &mut ack) {
             Ok(subscribed) => {
                 // Subscribing twice is success, and still one subscription.
-                self.subscriptions += usize::from(!subscribed.already);
+                self.subscriptions.insert(subscribed.subscription, filter);
                 Ok(())
             }
             Err(error) => {

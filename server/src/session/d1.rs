@@ -231,8 +231,9 @@ impl D1Session {
     }
 
     fn check_room(&self, more: usize, desk: &dyn Desk) -> Result<(), D1Error> {
-        let used = self.held
-            + self.subscriptions.values().filter(|held| matches!(held, Held::Waiting { .. })).count();
+        let waiting = self.subscriptions.values().filter(|held| matches!(held, Held::Waiting { .. })).count();
+        // Several names may stand for one subscription of the engine: names are bounded as well.
+        let used = (self.held + waiting).max(self.subscriptions.len());
         if used + more <= self.terms.subscriptions_max {
             return Ok(());
         }

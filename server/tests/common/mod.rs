@@ -99,8 +99,14 @@ impl TestServer {
     }
 }
 
-/// Sends raw bytes and reads the whole answer.
+/// Sends raw bytes and reads the whole answer: status and body.
 pub fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    let (status, _, body) = http_full(address, request);
+    (status, body)
+}
+
+/// Sends raw bytes and reads the whole answer: status, head and body.
+pub fn http_full(address: SocketAddr, request: &str) -> (u16, String, String) {
     let mut tcp = TcpStream::connect(address).expect("connects");
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     // The server may answer and close before it has read everything.
@@ -109,8 +115,8 @@ pub fn http(address: SocketAddr, request: &str) -> (u16, String) {
     let _ = tcp.read_to_end(&mut answer);
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned());
-    (status, body)
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    (status, head.to_owned(), body.to_owned())
 }
 
 /// A message as the socket brought it.
@@ -135,6 +141,8 @@ impl Arrived {
 /// A blocking WebSocket client that sends what it is told, however wrong.
 pub struct Raw {
     pub tcp: TcpStream,
+    /// Whether pings are answered while messages are read; a silent peer does not.
+    pub answers_pings: bool,
     buffer: Vec<u8>,
 }
 
@@ -167,7 +175,7 @@ impl Raw {
              sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
         );
         tcp.write_all(request.as_bytes()).expect("writes");
-        let mut raw = Self { tcp, buffer: Vec::new() };
+        let mut raw = Self { tcp, answers_pings: false, buffer: Vec::new() };
         let head_end = loop {
             if let Some(at) = raw.buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 break at + 4;
@@ -182,7 +190,11 @@ impl Raw {
         if status == 101 {
             return Ok(raw);
         }
-        while raw.fill().unwrap_or(0) > 0 {}
+        // The connection may be kept alive: the length says where the answer ends.
+        let length = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        while raw.buffer.len() < length.unwrap_or(usize::MAX) && raw.fill().unwrap_or(0) > 0 {}
         Err((status, head + &String::from_utf8_lossy(&raw.buffer)))
     }
 
@@ -260,6 +272,9 @@ impl Raw {
         loop {
             if let Some(arrived) = self.take() {
                 if matches!(arrived.opcode, PING | PONG) {
+                    if arrived.opcode == PING && self.answers_pings {
+                        self.send(PONG, &arrived.payload);
+                    }
                     continue;
                 }
                 return Some(arrived);

@@ -537,6 +537,8 @@ fn a_heartbeat_names_the_newest_sequence_of_every_bound_stream() {
     let mut peer = Peer::connect(&server, Role::SUBSCRIBER);
     assert_eq!(peer.welcome.heartbeat_ms, 50);
     peer.raw.subscribe(1, "market_data.*", Start::LIVE);
+    // Events count from here on; before, the subscription might not have begun.
+    while !matches!(peer.next(), Message::Acknowledge(_)) {}
     for (symbol, count) in [("A", 3), ("B", 1)] {
         (0..count).for_each(|_| server.publish(&tick(symbol, "1")));
     }

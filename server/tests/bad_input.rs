@@ -50,10 +50,11 @@ fn watch_for_panics() {
 
 /// A server, and two clients on it that do nothing wrong and must not notice that others do.
 struct Watched {
-    server: TestServer,
     binary: Raw,
     d1: Raw,
     ticks: u64,
+    /// Last, so that it is stopped when the clients are gone and waits for nobody.
+    server: TestServer,
 }
 
 impl Watched {
@@ -68,7 +69,7 @@ impl Watched {
             r#"{"message_type":"subscribe","subscription_type":"market_data","symbol":"BYSTANDER"}"#,
         );
         assert_eq!(d1.next().json()["data"]["status"], "subscribed");
-        Self { server, binary, d1, ticks: 0 }
+        Self { binary, d1, ticks: 0, server }
     }
 
     /// Publishes a tick and reads it at both bystanders: the next one, and nothing in between.
@@ -1070,6 +1071,7 @@ fn a_refused_publish_takes_its_data_with_it() {
     assert!(matches!(raw.message(), Message::Acknowledge(_)));
     raw.send(BINARY, &join(&[publish("", &"i".repeat(65), Durability::MEMORY), trade()]));
     assert!(matches!(raw.message(), Message::Error(error) if error.field == "id"));
+    assert_alive(&mut raw, Some(Role::BOTH), "a refused publish: its data is not answered either");
     raw.send(BINARY, &join(&[publish("", "", Durability::MEMORY), trade()]));
     // Were the first one out, this would be its second.
     let Message::Published(reply) = raw.message() else { panic!("a reply") };

@@ -474,14 +474,16 @@ impl Outbox {
         if self.keys.is_none() && (conflates || self.conflatable > 0) {
             self.index_keys();
         }
-        let own_key = self.keys.as_ref().filter(|_| conflates).and_then(|keys| keys.get(&(new.stream, new.key)));
+        let own_key =
+            self.keys.as_ref().filter(|_| conflates).and_then(|keys| keys.get(&(new.stream, new.key)));
         if let Some((oldest, _)) = own_key {
             let at = (*oldest - self.base) as usize;
             return self.drop_at(at, true, store, losses);
         }
         if self.superseded > 0 {
             // The first in the lane is the oldest of its key: an older one would be superseded as well.
-            let is_superseded = |entry: &Entry| matches!(entry.what, What::Lossy(_, true)) && entry.next != NONE;
+            let is_superseded =
+                |entry: &Entry| matches!(entry.what, What::Lossy(_, true)) && entry.next != NONE;
             if let Some(at) = self.data.iter().position(is_superseded) {
                 return self.drop_at(at, true, store, losses);
             }

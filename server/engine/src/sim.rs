@@ -797,8 +797,9 @@ fn every_event_is_received_or_told_as_lost() {
         }
     }
     println!(
-        "{} seeds: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} resumed, {} closed, {} short writes",
-        seeds.end - seeds.start,
+        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} resumed, {} closed, {} short writes",
+        seeds.start,
+        seeds.end - 1,
         sum.deliveries,
         sum.laps,
         sum.repaired,

@@ -37,6 +37,8 @@ pub(crate) struct Stream {
     pub(crate) class: Class,
     /// The newest sequence this shard has distributed or told as missing.
     pub(crate) head: u64,
+    /// The turn in which one of its events last went to a run.
+    pub(crate) ran_in: u64,
     pub(crate) history: History,
     /// Filters that match it.
     pub(crate) filters: Vec<FilterId>,
@@ -112,7 +114,7 @@ impl Index {
         groups.sort_unstable();
         groups.dedup();
         self.topics.entry(topic.clone()).or_default().push(id);
-        self.streams[place] = Some(Stream { topic, class, head: 0, history, filters, groups });
+        self.streams[place] = Some(Stream { topic, class, head: 0, ran_in: 0, history, filters, groups });
     }
 
     /// Adds a member to the group with these filters, made if need be, and says which it is. The filters

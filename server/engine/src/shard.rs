@@ -67,7 +67,7 @@ pub struct Shard {
     pub(crate) epoch: Epoch,
     reader: Reader<Item>,
     flag: Arc<WakeFlag<Waker>>,
-    records: Arc<Records>,
+    pub(crate) records: Arc<Records>,
     pub(crate) render: Arc<dyn Render>,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) limits: OutboxLimits,
@@ -78,6 +78,8 @@ pub struct Shard {
     pub(crate) peers: Peers,
     /// Read from the ring, not yet distributed. Longer than a turn only during a repair.
     inbox: VecDeque<Work>,
+    /// Times the runs were begun anew.
+    turns: u64,
     /// Groups with a run.
     pub(crate) dirty_groups: Vec<GroupId>,
     /// Peers with something to write besides a run.
@@ -140,6 +142,7 @@ impl Shard {
             index: Index::default(),
             peers: Peers::default(),
             inbox: VecDeque::new(),
+            turns: 0,
             dirty_groups: Vec::new(),
             dirty_peers: Vec::new(),
             closing: VecDeque::new(),
@@ -195,6 +198,7 @@ impl Shard {
     /// that were not flushed before the next turn go to outboxes, which costs more.
     pub fn turn(&mut self) -> Turn {
         self.spill_runs();
+        self.turns += 1;
         let lapped = if self.inbox.is_empty() { self.read() } else { 0 };
         let mut drained = 0;
         let mut published: Option<(u64, u64)> = None;
@@ -334,6 +338,7 @@ impl Shard {
             self.turn();
         }
         self.spill_runs();
+        self.turns += 1;
     }
 
     pub(crate) fn mark_dirty(&mut self, index: u32) {
@@ -362,7 +367,7 @@ impl Shard {
     }
 
     /// True when there is something to distribute.
-    fn has_input(&self) -> bool {
+    pub(crate) fn has_input(&self) -> bool {
         !self.inbox.is_empty() || self.reader.lag() > 0
     }
 
@@ -422,7 +427,7 @@ impl Shard {
 
     /// Hands one event to the runs of its groups and to its history.
     fn deliver(&mut self, event: Arc<Event>) -> Step {
-        let Self { store, index, render, stats, dirty_groups, .. } = self;
+        let Self { store, index, render, stats, dirty_groups, turns, .. } = self;
         let id = event.stream();
         let groups = index.stream(id).map_or(0, |stream| stream.groups.len());
         let group_at = |index: &Index, at: usize| index.stream(id).expect("ensured").groups[at];
@@ -450,6 +455,7 @@ impl Shard {
         }
         let stream = index.stream_mut(id).expect("ensured");
         stream.head = sequence;
+        stream.ran_in = *turns;
         stream.history.push(event, self.history_limits, store);
         Step::Done
     }
@@ -457,7 +463,10 @@ impl Shard {
     /// Enters a gap in the ledger of every subscriber. What they were sent before must be on its way.
     fn tell_gap(&mut self, id: StreamId, loss: Loss) -> Step {
         let Some(stream) = self.index.stream(id) else { return Step::Done };
-        if stream.groups.iter().any(|group| !self.index.group(*group).run.is_empty()) {
+        // Only an event of the same stream must be on its way first: stopping for any other would cost a
+        // write to every member for each stream that has a gap, which is when a shard is behind already.
+        let runs = stream.ran_in == self.turns;
+        if runs && stream.groups.iter().any(|group| !self.index.group(*group).run.is_empty()) {
             return Step::Stop(Work::Gap(id, loss));
         }
         debug_assert_eq!(stream.head + 1, loss.from, "a gap begins where the stream stands");

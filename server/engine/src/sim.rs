@@ -819,7 +819,7 @@ fn every_event_is_received_or_told_as_lost() {
 #[test]
 fn swallowed_event_is_caught() {
     let (mut robbed, mut missed) = (0, Vec::new());
-    for seed in 0..60 {
+    for seed in 0..100 {
         match catch_unwind(AssertUnwindSafe(|| run(seed, true))) {
             Err(_) => robbed += 1,
             Ok(reached) if reached.robbed => missed.push(seed),

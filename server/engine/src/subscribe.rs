@@ -270,7 +270,9 @@ impl Shard {
                 oldest: Sequence(0),
             });
         }
-        self.catch_up();
+        if positions.iter().any(|(topic, class, sequence)| self.may_be_waiting(topic, *class, *sequence)) {
+            self.catch_up();
+        }
         for (topic, class, sequence) in positions {
             let stream = self.index.find(topic, *class).and_then(|id| self.index.stream(id));
             let head = stream.map_or(0, |stream| stream.head);
@@ -284,6 +286,18 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// True when the position is ahead of this shard, and what it names may wait in the ring. Only then is
+    /// it worth catching up, which puts the backlog into everybody's outbox.
+    fn may_be_waiting(&self, topic: &Topic, class: Class, sequence: Sequence) -> bool {
+        match self.index.find(topic, class) {
+            None => sequence.0 > 0 && self.has_input(),
+            Some(id) => {
+                let head = self.index.stream(id).map_or(0, |stream| stream.head);
+                sequence.0 > head && self.records.get(id).is_some_and(|record| record.head().0 >= sequence.0)
+            }
+        }
     }
 
     /// Enters the subscription and moves the peer to its new group. Says whether it was there already.

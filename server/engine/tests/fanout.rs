@@ -362,6 +362,36 @@ fn resume_goes_on_after_the_position_and_names_what_is_gone() {
 }
 
 #[test]
+fn resume_of_one_peer_costs_the_others_nothing() {
+    let mut bench = Bench::new(|config| config.outbox_events = 8);
+    bench.publish("market_data.A", 1);
+    bench.run();
+    let reader = bench.subscribed("market_data.B");
+    // A backlog larger than an outbox waits in the ring while somebody else comes back.
+    bench.publish("market_data.B", 40);
+    let back = bench.shard.attach(Format::Binary);
+    bench.ask(back, "market_data.A", resume(&[("market_data.A", 1)])).unwrap();
+    bench.run();
+    let heard = bench.net.heard(reader);
+    assert!(heard.ends_with("e2:39 e2:40") && !heard.contains("n1:"), "nothing was lost: {heard}");
+}
+
+#[test]
+fn a_repaired_shard_still_writes_many_events_at_once() {
+    let mut bench = Bench::new(|config| config.ring_slots = 64);
+    let peer = bench.subscribed("**");
+    for stream in 0..200 {
+        bench.publish(&format!("market_data.S{stream}"), 1);
+    }
+    let before = bench.shard.stats().writes.get();
+    bench.run();
+    let writes = bench.shard.stats().writes.get() - before;
+    assert!(bench.shard.stats().laps.get() > 0, "the ring holds fewer");
+    assert!(writes < 20, "{writes} writes for 200 streams");
+    assert!(bench.net.heard(peer).contains("e"), "and they came");
+}
+
+#[test]
 fn resume_that_cannot_be_true_is_refused_and_changes_nothing() {
     let mut bench = Bench::new(|_| {});
     bench.publish("market_data.A", 2);

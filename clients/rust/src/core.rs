@@ -476,7 +476,8 @@ impl Core {
         }
         // A server that drains spreads its clients itself; coming back as told is no failure.
         let until = match come_back_at {
-            Some(at) => at.max(now),
+            // The first time at once; one that drains on every connection is not to be asked without pause.
+            Some(at) => at.max(now.saturating_add(self.retries.pause(false))),
             None => {
                 let overloaded = close.code == CloseCode::TryAgainLater.number();
                 now.saturating_add(self.retries.pause(overloaded)).max(std::mem::take(&mut self.not_before))

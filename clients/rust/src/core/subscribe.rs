@@ -55,8 +55,8 @@ pub(super) struct Subscription {
     /// Stale as a whole, by the user's bound and without a stream.
     pub(super) stale: bool,
     pub(super) acknowledged_at: u64,
-    /// It was acknowledged before, on this connection or another.
-    pub(super) was_live: bool,
+    /// The epoch in which it was acknowledged last, on this connection or another.
+    pub(super) live_in: Option<Epoch>,
     pub(super) retry_at: Option<u64>,
     pub(super) tracks: usize,
     pub(super) stale_tracks: usize,
@@ -77,7 +77,7 @@ impl Core {
             recovering: false,
             stale: false,
             acknowledged_at: 0,
-            was_live: false,
+            live_in: None,
             retry_at: None,
             tracks: 0,
             stale_tracks: 0,
@@ -162,7 +162,7 @@ impl Core {
         let filter = subscription.filter.as_str().to_owned();
         let SubscribeOptions { start, policy, .. } = subscription.options;
         // Who was live before and cannot go on where it stopped at least gets the last values.
-        let start = if subscription.was_live { Start::SNAPSHOT } else { start };
+        let start = if subscription.live_in.is_some() { Start::SNAPSHOT } else { start };
         let message = match positions {
             Some(positions) => {
                 let epoch = self.server.as_ref().map_or(0, |server| server.epoch.0);
@@ -173,11 +173,14 @@ impl Core {
         self.send(&message);
     }
 
-    /// Where the subscription stands: as many positions as fit a frame, the strictest classes first. Those
-    /// that do not fit come back as gaps when their binds say where they begin.
+    /// Where the subscription stands: as many positions as fit a frame, the strictest classes first. Streams
+    /// whose position does not fit are replayed from their beginning; what was received is dropped again.
     fn positions(&self, key: SubscriptionKey) -> Option<Vec<Position>> {
         let subscription = self.subscriptions.get(&key)?;
-        if !subscription.may_resume || subscription.tracks == 0 {
+        // Without a stream so far, every stream of this epoch was born while we were away, and an empty list
+        // asks for them from their beginning. Of another epoch we know nothing.
+        let knows_epoch = subscription.live_in == self.server.as_ref().map(|server| server.epoch);
+        if !subscription.may_resume || (subscription.tracks == 0 && !knows_epoch) {
             return None;
         }
         let mut tracks: Vec<_> = self.streams.tracks(key).collect();
@@ -236,7 +239,7 @@ impl Core {
         subscription.resumed = resumed;
         subscription.may_resume = true;
         subscription.acknowledged_at = now;
-        subscription.was_live = true;
+        subscription.live_in = Some(Epoch(message.epoch));
         let sharers = self.by_server_id.entry(message.subscription).or_default();
         if !sharers.contains(&key) {
             sharers.push(key);

@@ -15,8 +15,10 @@ use crate::shard::Shard;
 
 /// Most bindings in one bind frame; about 80 KiB at the longest topics.
 pub const BINDINGS_MAX: usize = 512;
-/// Most bytes of control messages a peer may have waiting when yet another stream is born; past it the
-/// peer is closed, since a bind cannot be left out.
+/// Most bytes of binds that may wait for a peer whose socket is full when yet another stream is born; past
+/// it the peer is closed, since a bind cannot be left out. A peer that reads may have more for a moment:
+/// thousands of streams can be born between two flushes, which is no fault of its own. Past it, too, a
+/// further subscribe is refused for now.
 pub const BIND_BYTES_MAX: usize = 1024 * 1024;
 
 impl Shard {
@@ -65,10 +67,11 @@ impl Shard {
                 }
             };
             if let Some(bytes) = bytes {
-                self.peers.member(index).outbox.push_control(bytes);
+                self.peers.member(index).outbox.push_bind(bytes);
             }
         }
-        if self.peers.member(index).outbox.control_bytes() > BIND_BYTES_MAX {
+        let peer = self.peers.member(index);
+        if peer.blocked && peer.outbox.bind_bytes() > BIND_BYTES_MAX {
             self.close(index, CloseCode::SlowConsumer);
         }
         self.mark_dirty(index);
@@ -83,7 +86,7 @@ impl Shard {
     ) {
         for part in streams.chunks(BINDINGS_MAX) {
             if let Some(bytes) = self.render_bind(self.peers.get(index), subscription, part) {
-                self.peers.member(index).outbox.push_control(bytes);
+                self.peers.member(index).outbox.push_bind(bytes);
             }
         }
         self.mark_dirty(index);

@@ -29,6 +29,9 @@ use crate::shard::Shard;
 use crate::stats::ShardStats;
 use crate::wake::{Notify, WakeFlag};
 
+/// Most events one skip may announce; sequences cannot run out that way in any process's life.
+pub const SKIP_EVENTS_MAX: u64 = u32::MAX as u64;
+
 /// Bounds of the engine. Worst-case memory is their sum: the ring's events once; per shard and stream the
 /// history; per slow peer the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,8 +100,8 @@ pub enum PublishError {
         /// Bytes of the payload.
         size: usize,
     },
-    /// A skip of no events.
-    EmptySkip,
+    /// A skip of no events, or of more than [`SKIP_EVENTS_MAX`].
+    SkipCount,
 }
 
 impl fmt::Display for PublishError {
@@ -108,7 +111,7 @@ impl fmt::Display for PublishError {
             Self::TooLarge { size } => {
                 write!(f, "payload of {size} bytes exceeds the limit of {PAYLOAD_BYTES_MAX}")
             }
-            Self::EmptySkip => f.write_str("a skip is of at least one event"),
+            Self::SkipCount => write!(f, "a skip is of 1 to {SKIP_EVENTS_MAX} events"),
         }
     }
 }
@@ -234,8 +237,8 @@ impl Engine {
     /// # Errors
     /// [`PublishError`]; nothing was told.
     pub fn skip(&self, topic: &Topic, class: Class, count: u64, now: u64) -> Result<Receipt, PublishError> {
-        if count == 0 {
-            return Err(PublishError::EmptySkip);
+        if !(1..=SKIP_EVENTS_MAX).contains(&count) {
+            return Err(PublishError::SkipCount);
         }
         let stamp = {
             let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);

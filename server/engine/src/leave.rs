@@ -9,8 +9,9 @@ use crate::peer::PeerId;
 use crate::shard::Shard;
 
 impl Shard {
-    /// Ends a peer: what waits is dropped, but for the rest of a frame that is half written; `farewell`
-    /// follows it and is the last thing written. The caller flushes until [`is_idle`](Self::is_idle),
+    /// Ends a peer: events that wait are dropped. The rest of a frame that is half written and the control
+    /// messages that wait already (replies, binds) go out first; `farewell` follows them and is the last
+    /// thing written. The caller flushes until [`is_idle`](Self::is_idle),
     /// then detaches. A stale id is ignored.
     pub fn hang_up(&mut self, peer: PeerId, code: CloseCode, farewell: Bytes) {
         let Some(index) = self.peers.find(peer) else { return };

@@ -59,8 +59,12 @@ pub(crate) struct Outbox {
     remainder_at: usize,
     /// The accounted event whose rest the remainder is.
     remainder_of: Option<StreamId>,
-    control: VecDeque<Bytes>,
+    control: VecDeque<Control>,
     control_bytes: usize,
+    /// Binds among the control messages, and their bytes; not in `control_bytes`, for a bind cannot be left
+    /// out and must not take the place of what can be refused.
+    binds: usize,
+    bind_bytes: usize,
     critical: VecDeque<Entry>,
     data: VecDeque<Entry>,
     /// Position of the data lane's front; the one behind it is one more.
@@ -90,6 +94,12 @@ pub(crate) struct Outbox {
 
 /// By stream and conflation key: positions of the oldest and the newest entry.
 type Keys = HashMap<(StreamId, u64), (u64, u64), RandomState>;
+
+#[derive(Debug)]
+enum Control {
+    Message(Bytes),
+    Bind(Bytes),
+}
 
 #[derive(Debug)]
 struct Entry {
@@ -148,7 +158,14 @@ impl Outbox {
     /// Queues a control message, without looking at the bound.
     pub(crate) fn push_control(&mut self, bytes: Bytes) {
         self.control_bytes += bytes.len();
-        self.control.push_back(bytes);
+        self.control.push_back(Control::Message(bytes));
+    }
+
+    /// Queues a bind among the control messages, so that it is written before the events of its streams.
+    pub(crate) fn push_bind(&mut self, bytes: Bytes) {
+        self.binds += 1;
+        self.bind_bytes += bytes.len();
+        self.control.push_back(Control::Bind(bytes));
     }
 
     /// Queues begin, end, or a notice about `stream` among the data.
@@ -279,6 +296,8 @@ impl Outbox {
             remainder_at: self.remainder_at,
             control: std::mem::take(&mut self.control),
             control_bytes: self.control_bytes,
+            binds: self.binds,
+            bind_bytes: self.bind_bytes,
             ..Self::default()
         };
     }
@@ -313,7 +332,7 @@ impl Outbox {
                 return false;
             }
         }
-        for bytes in &self.control {
+        for Control::Message(bytes) | Control::Bind(bytes) in &self.control {
             out.extend_from_slice(bytes);
             if !mark(Of::Control, out, marks) {
                 return false;
@@ -385,10 +404,13 @@ impl Outbox {
                     start = mark.end;
                     continue;
                 }
-                Of::Control => {
-                    let bytes = self.control.pop_front().expect("as gathered");
-                    self.control_bytes -= bytes.len();
-                }
+                Of::Control => match self.control.pop_front().expect("as gathered") {
+                    Control::Message(bytes) => self.control_bytes -= bytes.len(),
+                    Control::Bind(bytes) => {
+                        self.binds -= 1;
+                        self.bind_bytes -= bytes.len();
+                    }
+                },
                 Of::Notice(stream, through) => ledger.told(stream, through),
                 Of::Critical => {
                     let entry = self.critical.pop_front().expect("as gathered");
@@ -418,13 +440,15 @@ impl Outbox {
         lanes && self.remainder.is_empty()
     }
 
-    /// True when no further control message has its reserved place.
+    /// True when no further control message has its reserved place. Binds do not count.
     pub(crate) fn control_is_full(&self, more: usize) -> bool {
-        self.control.len() >= CONTROL_MESSAGES_MAX || self.control_bytes + more > CONTROL_BYTES_MAX
+        let messages = self.control.len() - self.binds;
+        messages >= CONTROL_MESSAGES_MAX || self.control_bytes + more > CONTROL_BYTES_MAX
     }
 
-    pub(crate) fn control_bytes(&self) -> usize {
-        self.control_bytes
+    /// Bytes of binds that wait.
+    pub(crate) fn bind_bytes(&self) -> usize {
+        self.bind_bytes
     }
 
     /// Bytes of snapshots and replays that wait.
@@ -440,7 +464,7 @@ impl Outbox {
     /// Bytes that wait, each reference charged with its whole frame.
     pub(crate) fn bytes(&self) -> usize {
         let lanes = self.critical_bytes + self.lossy_bytes + self.bracket_bytes;
-        lanes + self.control_bytes + self.remainder.len() - self.remainder_at
+        lanes + self.control_bytes + self.bind_bytes + self.remainder.len() - self.remainder_at
     }
 
     fn push_critical(

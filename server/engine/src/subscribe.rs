@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tickcast_protocol::message::{Begin, Bracket, End, Policy};
 use tickcast_protocol::{Class, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic, TopicFilter};
 
+use crate::bind::BIND_BYTES_MAX;
 use crate::history::Recent;
 use crate::index::FilterId;
 use crate::ledger::Cause;
@@ -70,7 +71,7 @@ pub enum SubscribeError {
     UnknownPeer,
     /// The peer has no such subscription.
     UnknownSubscription,
-    /// Too much waits for the peer: control messages, or an earlier snapshot or replay. It may ask
+    /// Too much waits for the peer: control messages, binds, or an earlier snapshot or replay. It may ask
     /// again when it has read them.
     Busy,
     /// The positions are not of this epoch, or ahead of their streams.
@@ -130,7 +131,7 @@ impl Shard {
         let index = self.live(peer)?;
         let outbox = &self.peers.member(index).outbox;
         let brackets_full = request.start != Start::Live && outbox.bracket_bytes() > BRACKET_BYTES_MAX;
-        if outbox.control_is_full(0) || brackets_full {
+        if outbox.control_is_full(0) || outbox.bind_bytes() > BIND_BYTES_MAX || brackets_full {
             return Err(SubscribeError::Busy);
         }
         if let Start::Resume { epoch, positions } = &request.start {

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tickcast_engine::{
-    Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify, PeerId, PeerIo, PublishError, Render,
-    SendError, Shard, Start, Subscribe, SubscribeError, Subscribed, Written, binary_message,
+    BIND_BYTES_MAX, Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify, PeerId, PeerIo,
+    PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError, Subscribed, Written,
+    binary_message,
 };
 use tickcast_protocol::frame::Frames;
 use tickcast_protocol::message::{Policy, Pong};
@@ -413,7 +414,7 @@ fn upstream_skip_is_told_in_its_place() {
     let topic = Topic::parse("market_data.A").unwrap();
     let receipt = bench.engine.skip(&topic, Class::Latest, 3, 9).unwrap();
     assert_eq!(receipt.sequence, Sequence(5));
-    assert_eq!(bench.engine.skip(&topic, Class::Latest, 0, 9), Err(PublishError::EmptySkip));
+    assert_eq!(bench.engine.skip(&topic, Class::Latest, 0, 9), Err(PublishError::SkipCount));
     bench.publish("market_data.A", 1);
     bench.run();
     let heard = bench.net.heard(peer);
@@ -539,6 +540,32 @@ fn control_messages_have_a_bounded_place() {
     assert_eq!(bench.shard.heartbeat(peer, 1), Err(SendError::Full));
     assert_eq!(bench.ask(peer, "bar.**", Start::Live), Err(SubscribeError::Busy));
     assert!(bench.shard.stats().control_refused.get() >= 2);
+}
+
+#[test]
+fn births_close_only_a_peer_that_does_not_read() {
+    let mut bench = Bench::new(|config| config.turn_events = 16_384);
+    let (reader, stuck) = (bench.subscribed("**"), bench.subscribed("**"));
+    let give_birth = |bench: &Bench, from: usize| {
+        for key in from..from + 8_000 {
+            bench.publish(&format!("market_data.{key:0>120}"), 1);
+        }
+    };
+    // More than a megabyte of binds, in one turn.
+    give_birth(&bench, 0);
+    let _ = bench.shard.turn();
+    assert!(bench.shard.peer_status(reader).unwrap().queued_bytes > BIND_BYTES_MAX);
+    bench.net.close_socket(stuck);
+    bench.shard.flush(&mut bench.net);
+    bench.shard.flush_peer(reader, &mut bench.net);
+    assert_eq!(bench.shard.next_closing(), None);
+    assert!(bench.shard.heartbeat(stuck, 1).is_ok(), "binds do not take the place of control messages");
+    give_birth(&bench, 8_000);
+    bench.run();
+    bench.shard.flush_peer(reader, &mut bench.net);
+    assert_eq!(bench.shard.next_closing(), Some((stuck, CloseCode::SlowConsumer)));
+    assert_eq!(bench.shard.next_closing(), None);
+    assert_eq!(bench.shard.peer_status(reader).unwrap().delivered, 16_000);
 }
 
 #[test]

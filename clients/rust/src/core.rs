@@ -290,6 +290,10 @@ impl Core {
             State::Open(open) => {
                 open.come_back_at = Some(now);
                 self.hang_up(Close::new(CloseCode::GoingAway.number(), "reconnecting by request"), now);
+                // Without the pause that a server gets which ends connections too often.
+                if matches!(self.state, State::Waiting { .. }) {
+                    self.dial();
+                }
             }
         }
     }

@@ -24,12 +24,12 @@ use tickcast_protocol::{BootId, Class, Epoch, Sequence, StreamId, Topic};
 use crate::event::{Draft, Incoming, Item, Render, Skip};
 use crate::records::{Record, Records, StreamSummary};
 use crate::ring::{self, Ring};
-use crate::sequencer::{Sequencer, Stamp};
+use crate::sequencer::{Refused, Sequencer, Stamp};
 use crate::shard::Shard;
 use crate::stats::ShardStats;
 use crate::wake::{Notify, WakeFlag};
 
-/// Most events one skip may announce; sequences cannot run out that way in any process's life.
+/// Most events one skip may announce.
 pub const SKIP_EVENTS_MAX: u64 = u32::MAX as u64;
 
 /// Bounds of the engine. Worst-case memory is their sum: the ring's events once; per shard and stream the
@@ -102,6 +102,8 @@ pub enum PublishError {
     },
     /// A skip of no events, or of more than [`SKIP_EVENTS_MAX`].
     SkipCount,
+    /// The stream has not so many sequences left.
+    SequenceLimit,
 }
 
 impl fmt::Display for PublishError {
@@ -111,6 +113,7 @@ impl fmt::Display for PublishError {
             Self::TooLarge { size } => {
                 write!(f, "payload of {size} bytes exceeds the limit of {PAYLOAD_BYTES_MAX}")
             }
+            Self::SequenceLimit => f.write_str("the stream's sequences have run out"),
             Self::SkipCount => write!(f, "a skip is of 1 to {SKIP_EVENTS_MAX} events"),
         }
     }
@@ -311,10 +314,10 @@ impl Engine {
         count: u64,
         now: u64,
     ) -> Result<Stamp, PublishError> {
-        let stamp = ingest
-            .sequencer
-            .assign(topic, class, count, now)
-            .map_err(|_| PublishError::StreamLimit { max: self.shared.streams_max })?;
+        let stamp = ingest.sequencer.assign(topic, class, count, now).map_err(|refused| match refused {
+            Refused::StreamLimit => PublishError::StreamLimit { max: self.shared.streams_max },
+            Refused::SequenceLimit => PublishError::SequenceLimit,
+        })?;
         if stamp.born {
             ingest.records.push(self.shared.records.birth(stamp.stream, topic.clone(), class));
         }

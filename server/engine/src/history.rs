@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use foldhash::fast::RandomState;
 
 use crate::ledger::{Cause, Loss};
-use crate::records::STREAM_KEYS_MAX;
+use crate::records::{STREAM_KEYS_MAX, Silence};
 use crate::stats::Bound;
 use crate::store::{EventRef, Store};
 
@@ -23,6 +23,7 @@ pub(crate) struct HistoryLimits {
 #[derive(Debug, Default)]
 pub(crate) struct History {
     last: HashMap<u64, EventRef, RandomState>,
+    silence: Silence,
     recent: VecDeque<Recent>,
     /// Bytes of the recent events.
     bytes: usize,
@@ -37,19 +38,30 @@ pub(crate) enum Recent {
     Gap(Loss),
 }
 
+/// A part of the past.
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) entries: Vec<Recent>,
+    /// The bound for which it does not reach back as far as was asked.
+    pub(crate) short: Option<Bound>,
+}
+
 impl History {
     /// Remembers an event; takes the reference over.
     pub(crate) fn push(&mut self, event: EventRef, limits: HistoryLimits, store: &mut Store) {
-        let (key, size) = {
+        let (key, sequence, size) = {
             let event = store.get(&event);
-            (event.conflation_key(), event.binary().len())
+            (event.conflation_key(), event.sequence().0, event.binary().len())
         };
         let last = store.share(&event);
         if let Some(replaced) = self.last.insert(key, last) {
             store.release(replaced);
-        } else if self.last.len() > STREAM_KEYS_MAX {
-            let oldest = self.last.iter().min_by_key(|(_, event)| store.get(event).sequence());
-            let key = *oldest.expect("not empty").0;
+        }
+        let newest = |event: &EventRef| store.get(event).sequence().0;
+        self.silence.note(sequence, key, |key| self.last.get(&key).map(newest));
+        if self.last.len() > STREAM_KEYS_MAX {
+            let all = self.last.iter().map(|(key, event)| (newest(event), *key));
+            let key = self.silence.longest(all);
             store.release(self.last.remove(&key).expect("just found"));
         }
         self.bytes += size;
@@ -76,9 +88,12 @@ impl History {
         events.into_iter().map(|event| store.share(event)).collect()
     }
 
-    /// What followed `position` up to `head`, in order: events, and ranges that are not to be had.
-    pub(crate) fn since(&self, position: u64, head: u64, store: &mut Store) -> Vec<Recent> {
+    /// What followed `position` up to `head`, in order: events, and ranges that are not to be had. Events
+    /// are paid from `budget`, in bytes of their binary frames, the newest first; what it does not cover
+    /// is not to be had either.
+    pub(crate) fn since(&self, position: u64, head: u64, budget: &mut usize, store: &mut Store) -> Past {
         let mut past = Vec::new();
+        let mut short = None;
         let mut oldest = head + 1;
         for entry in self.recent.iter().rev() {
             match entry {
@@ -87,6 +102,11 @@ impl History {
                     if sequence <= position {
                         break;
                     }
+                    let Some(left) = budget.checked_sub(store.get(event).binary().len()) else {
+                        short = Some(Bound::Bytes);
+                        break;
+                    };
+                    *budget = left;
                     oldest = sequence;
                     past.push(Recent::Event(store.share(event)));
                 }
@@ -101,9 +121,10 @@ impl History {
         }
         if oldest > position + 1 {
             past.push(Recent::Gap(Loss::gap(position + 1, oldest - 1, Cause::HistoryGone)));
+            short = short.or(self.forgot_for);
         }
         past.reverse();
-        past
+        Past { entries: past, short }
     }
 
     /// The oldest sequence it can still replay from, if there is one.
@@ -112,11 +133,6 @@ impl History {
             Recent::Event(event) => Some(store.get(event).sequence().0),
             Recent::Gap(_) => None,
         })
-    }
-
-    /// The bound for which it forgot last, if it ever had to.
-    pub(crate) fn forgot_for(&self) -> Option<Bound> {
-        self.forgot_for
     }
 
     fn trim(&mut self, limits: HistoryLimits, store: &mut Store) {
@@ -137,6 +153,7 @@ impl History {
     #[cfg(test)]
     pub(crate) fn release(&mut self, store: &mut Store) {
         self.trim(HistoryLimits { events: 0, bytes: 0 }, store);
+        self.silence = Silence::default();
         for (_, event) in self.last.drain() {
             store.release(event);
         }
@@ -162,7 +179,16 @@ mod tests {
 
     /// Events as `(sequence, sequence)`, gaps as their range.
     fn since(history: &History, position: u64, store: &mut Store) -> Vec<(u64, u64)> {
-        let past = history.since(position, 6, store);
+        since_within(history, position, usize::MAX, store)
+    }
+
+    fn since_within(
+        history: &History,
+        position: u64,
+        mut budget: usize,
+        store: &mut Store,
+    ) -> Vec<(u64, u64)> {
+        let past = history.since(position, 6, &mut budget, store).entries;
         let range = |entry| match entry {
             Recent::Event(event) => {
                 let sequence = store.get(&event).sequence().0;
@@ -202,6 +228,25 @@ mod tests {
         assert_eq!(since(&history, 0, &mut store), [(1, 2), (3, 3), (4, 4), (5, 5), (6, 6)]);
         assert_eq!(history.oldest(&store), Some(3));
         history.release(&mut store);
+    }
+
+    #[test]
+    fn budget_is_spent_on_the_newest() {
+        let (mut history, mut store) = (History::default(), Store::default());
+        for sequence in 1..=6 {
+            push(&mut history, &mut store, sequence, 1);
+        }
+        let Some(Recent::Event(newest)) = history.recent.back() else { panic!("an event") };
+        let size = store.get(newest).binary().len();
+        let mut within = |position, budget| since_within(&history, position, budget, &mut store);
+        assert_eq!(within(2, 2 * size), [(3, 4), (5, 5), (6, 6)]);
+        assert_eq!(within(4, 2 * size), [(5, 5), (6, 6)]);
+        assert_eq!(within(2, 2 * size - 1), [(3, 5), (6, 6)]);
+        assert_eq!(within(2, 0), [(3, 6)]);
+        let past = history.since(2, 6, &mut 0, &mut store);
+        assert_eq!(past.short, Some(Bound::Bytes));
+        history.release(&mut store);
+        assert_eq!(store.len(), 0);
     }
 
     #[test]

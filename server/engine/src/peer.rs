@@ -82,6 +82,8 @@ pub(crate) struct Peer {
     pub(crate) subscriptions_made: u32,
     pub(crate) outbox: Outbox,
     pub(crate) ledger: Ledger,
+    /// The last stream whose head a heartbeat told, when there are too many for one.
+    pub(crate) beat_through: StreamId,
     /// Which subscription speaks for a stream; filled when first asked, emptied when they change.
     routes: HashMap<StreamId, Route, RandomState>,
     /// The socket was full; nothing is tried until the caller says it is writable.
@@ -111,6 +113,7 @@ impl Peer {
             subscriptions_made: 0,
             outbox: Outbox::default(),
             ledger: Ledger::default(),
+            beat_through: StreamId::default(),
             routes: HashMap::default(),
             blocked: false,
             gone: false,

@@ -5,7 +5,7 @@
 //! a position finds in the records everything published before that position.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
@@ -16,6 +16,15 @@ use crate::event::Event;
 /// Most conflation keys remembered per stream; past it the key that was silent longest is forgotten, and
 /// missing from snapshots. Costs at most this many events per stream, once for all shards.
 pub(crate) const STREAM_KEYS_MAX: usize = 1_024;
+
+/// Finds the key that was silent longest without looking at all of them. Costs nothing until a stream has
+/// [`STREAM_KEYS_MAX`] keys, then at most 32 KiB.
+#[derive(Debug, Default)]
+pub(crate) struct Silence {
+    /// `(sequence, key)` of events in order, from the first eviction on. An entry is stale once its key has
+    /// a newer event.
+    order: VecDeque<(u64, u64)>,
+}
 
 /// All streams, in order of their ids.
 #[derive(Debug, Default)]
@@ -40,6 +49,7 @@ struct State {
     /// The ring position of the newest event or skip.
     position: u64,
     last: HashMap<u64, Arc<Event>, RandomState>,
+    silence: Silence,
 }
 
 /// A stream as the status page shows it.
@@ -53,6 +63,35 @@ pub struct StreamSummary {
     pub class: Class,
     /// Its newest sequence.
     pub head: Sequence,
+}
+
+impl Silence {
+    /// Notes that `key` has the new event `sequence`; `newest` is the newest sequence of a key.
+    pub(crate) fn note(&mut self, sequence: u64, key: u64, newest: impl Fn(u64) -> Option<u64>) {
+        if self.order.is_empty() {
+            return;
+        }
+        self.order.push_back((sequence, key));
+        let is_stale = |(sequence, key): &(u64, u64)| newest(*key) != Some(*sequence);
+        while self.order.front().is_some_and(is_stale) {
+            self.order.pop_front();
+        }
+        // A silent key in front keeps stale ones behind it. At least half go, so it is rare enough.
+        if self.order.len() > 2 * STREAM_KEYS_MAX {
+            self.order.retain(|entry| !is_stale(entry));
+        }
+    }
+
+    /// The key to forget. The first time it needs the newest event of `all` keys.
+    pub(crate) fn longest(&mut self, all: impl Iterator<Item = (u64, u64)>) -> u64 {
+        if self.order.is_empty() {
+            let mut order: Vec<_> = all.collect();
+            order.sort_unstable();
+            self.order = order.into();
+        }
+        // Not stale: `note` comes before this, with every event.
+        self.order.pop_front().expect("there are keys").1
+    }
 }
 
 impl Records {
@@ -87,11 +126,14 @@ impl Record {
         state.head = through;
         state.position = position;
         let Some(event) = event else { return };
-        state.last.insert(event.conflation_key(), Arc::clone(event));
-        if state.last.len() > STREAM_KEYS_MAX {
-            let oldest = state.last.values().min_by_key(|event| event.sequence());
-            let key = oldest.expect("not empty").conflation_key();
-            state.last.remove(&key);
+        let State { last, silence, .. } = &mut *state;
+        last.insert(event.conflation_key(), Arc::clone(event));
+        silence.note(event.sequence().0, event.conflation_key(), |key| {
+            last.get(&key).map(|event| event.sequence().0)
+        });
+        if last.len() > STREAM_KEYS_MAX {
+            let key = silence.longest(last.iter().map(|(key, event)| (event.sequence().0, *key)));
+            last.remove(&key);
         }
     }
 
@@ -159,5 +201,31 @@ mod tests {
         }
         let kept = record.last_between(1, count);
         assert_eq!((kept.len(), kept[0].sequence().0), (STREAM_KEYS_MAX, 6));
+    }
+
+    #[test]
+    fn the_key_that_was_silent_longest_is_forgotten() {
+        let records = Records::default();
+        let record = records.birth(StreamId(1), Topic::parse("alert.A").unwrap(), Class::Critical);
+        let mut newest: HashMap<u64, u64> = HashMap::new();
+        let mut random = 1u64;
+        for sequence in 1..=20_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            // Mostly a few busy keys, so that stale entries pile up behind silent ones.
+            let keys = if sequence % 3 == 0 { 3 * STREAM_KEYS_MAX as u64 } else { 5 };
+            let key = (random >> 33) % keys;
+            record.update(sequence, sequence, Some(&event(1, sequence, key, Class::Critical, b"")));
+            newest.insert(key, sequence);
+            if newest.len() > STREAM_KEYS_MAX {
+                let oldest = *newest.iter().min_by_key(|(_, sequence)| **sequence).unwrap().0;
+                newest.remove(&oldest);
+            }
+        }
+        let mut expected: Vec<u64> = newest.into_values().collect();
+        expected.sort_unstable();
+        let kept = record.last_between(1, 20_000);
+        let kept: Vec<u64> = kept.iter().map(|event| event.sequence().0).collect();
+        assert_eq!(kept, expected);
+        assert!(record.state().silence.order.len() <= 2 * STREAM_KEYS_MAX + 1);
     }
 }

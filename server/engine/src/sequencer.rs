@@ -32,9 +32,14 @@ pub(crate) struct Stamp {
     pub(crate) publish_time: u64,
 }
 
-/// No further stream may be interned.
+/// Why there is no number; nothing has changed.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct StreamLimit;
+pub(crate) enum Refused {
+    /// No further stream may be interned.
+    StreamLimit,
+    /// The stream has not so many sequences left.
+    SequenceLimit,
+}
 
 impl Sequencer {
     pub(crate) fn new(streams_max: usize) -> Self {
@@ -50,12 +55,14 @@ impl Sequencer {
         class: Class,
         count: u64,
         now: u64,
-    ) -> Result<Stamp, StreamLimit> {
+    ) -> Result<Stamp, Refused> {
         let slot = class as usize - 1;
         let known = self.ids.get(topic).and_then(|ids| ids[slot]);
+        let before = known.map_or(0, |stream| self.heads[stream.0 as usize - 1]);
+        let through = before.checked_add(count).ok_or(Refused::SequenceLimit)?;
         let stream = match known {
             Some(stream) => stream,
-            None if self.heads.len() >= self.streams_max => return Err(StreamLimit),
+            None if self.heads.len() >= self.streams_max => return Err(Refused::StreamLimit),
             None => {
                 self.heads.push(0);
                 let stream = StreamId(self.heads.len() as u32);
@@ -63,15 +70,13 @@ impl Sequencer {
                 stream
             }
         };
-        let head = &mut self.heads[stream.0 as usize - 1];
-        let from = *head + 1;
-        *head += count;
+        self.heads[stream.0 as usize - 1] = through;
         self.last_time = self.last_time.max(now);
         Ok(Stamp {
             stream,
             born: known.is_none(),
-            from: Sequence(from),
-            through: Sequence(*head),
+            from: Sequence(before + 1),
+            through: Sequence(through),
             publish_time: self.last_time,
         })
     }
@@ -114,8 +119,18 @@ mod tests {
     fn known_streams_go_on_at_the_limit() {
         let mut sequencer = Sequencer::new(1);
         assert!(sequencer.assign(&topic("A"), Class::Latest, 1, 0).is_ok());
-        assert_eq!(sequencer.assign(&topic("B"), Class::Latest, 1, 0), Err(StreamLimit));
-        assert_eq!(sequencer.assign(&topic("A"), Class::Ordered, 1, 0), Err(StreamLimit));
+        assert_eq!(sequencer.assign(&topic("B"), Class::Latest, 1, 0), Err(Refused::StreamLimit));
+        assert_eq!(sequencer.assign(&topic("A"), Class::Ordered, 1, 0), Err(Refused::StreamLimit));
         assert!(sequencer.assign(&topic("A"), Class::Latest, 1, 0).is_ok());
+    }
+
+    #[test]
+    fn sequences_that_run_out_change_nothing() {
+        let mut sequencer = Sequencer::new(1);
+        assert!(sequencer.assign(&topic("A"), Class::Latest, u64::MAX - 1, 0).is_ok());
+        assert_eq!(sequencer.assign(&topic("A"), Class::Latest, 2, 9), Err(Refused::SequenceLimit));
+        let last = sequencer.assign(&topic("A"), Class::Latest, 1, 5).unwrap();
+        assert_eq!((last.from.0, last.through.0, last.publish_time), (u64::MAX, u64::MAX, 5));
+        assert_eq!(sequencer.assign(&topic("A"), Class::Latest, 1, 9), Err(Refused::SequenceLimit));
     }
 }

@@ -40,6 +40,10 @@ use crate::wake::WakeFlag;
 
 /// Most heads in one heartbeat frame.
 pub const HEADS_MAX: usize = 256;
+/// Most heads in one beat; about 12 KiB, so that a beat leaves most of the control lane to others. A peer
+/// bound to more streams hears of each in turn.
+const BEAT_HEADS_MAX: usize = 4 * HEADS_MAX;
+
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
@@ -223,8 +227,8 @@ impl Shard {
         Turn { drained, lapped, remaining: self.has_input(), published }
     }
 
-    /// Tells a peer the newest sequence of every stream it is bound to, and what its subscriptions have
-    /// lost so far where that has changed.
+    /// Tells a peer the newest sequence of the streams it is bound to (of very many, the next part), and
+    /// what its subscriptions have lost so far where that has changed.
     ///
     /// # Errors
     /// [`SendError::Full`] when control messages wait that the peer does not read; nothing is queued.
@@ -237,28 +241,39 @@ impl Shard {
             return Err(SendError::Full);
         }
         let server_time = Timestamp(now as i64);
-        let bound = match peer.group {
+        let mut bound = match peer.group {
             Some(group) if peer.format.is_binary() => streams.streams_of_group(group),
             _ => Vec::new(),
         };
-        let mut heads = bound.iter().map(|stream| Head {
+        if bound.len() > BEAT_HEADS_MAX {
+            // Streams are born behind the cursor or before it; either way their turn comes.
+            let next = bound.partition_point(|stream| *stream <= peer.beat_through) % bound.len();
+            bound.rotate_left(next);
+            bound.truncate(BEAT_HEADS_MAX);
+            peer.beat_through = *bound.last().expect("not empty");
+        }
+        let head = |stream: &StreamId| Head {
             stream: stream.0,
             sequence: streams.stream(*stream).map_or(0, |stream| stream.head),
-        });
+        };
+        let mut parts = bound.chunks(HEADS_MAX);
         loop {
-            let heads: Vec<Head> = heads.by_ref().take(HEADS_MAX).collect();
-            let last = heads.len() < HEADS_MAX;
+            // Even without a head: the beat itself says that the server lives.
+            let heads: Vec<Head> = parts.next().unwrap_or_default().iter().map(head).collect();
             let message = Message::Heartbeat(Heartbeat { server_time, heads });
             if let Some(bytes) = render.control(&message, None, peer.format) {
                 peer.outbox.push_control(bytes);
             }
-            if last {
+            if parts.len() == 0 {
                 break;
             }
         }
         for subscription in &mut peer.subscriptions {
             if subscription.counts == subscription.counts_told {
                 continue;
+            }
+            if peer.outbox.control_is_full(0) {
+                break; // The next beat tells the rest.
             }
             subscription.counts_told = subscription.counts;
             let message = Message::Notice(Notice {
@@ -367,7 +382,7 @@ impl Shard {
     }
 
     /// True when there is something to distribute.
-    pub(crate) fn has_input(&self) -> bool {
+    fn has_input(&self) -> bool {
         !self.inbox.is_empty() || self.reader.lag() > 0
     }
 

@@ -4,22 +4,25 @@
 //! of events where its live part begins, so nothing lies between the two and nothing comes twice.
 #![forbid(unsafe_code)]
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::fmt;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use tickcast_protocol::message::{Begin, Bracket, End, Policy};
 use tickcast_protocol::{Class, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic, TopicFilter};
 
 use crate::bind::BIND_BYTES_MAX;
 use crate::history::Recent;
 use crate::index::FilterId;
-use crate::ledger::Cause;
 use crate::outbox::Outbox;
 use crate::peer::{Counts, PeerId, Subscription};
 use crate::shard::Shard;
 use crate::store::{EventRef, Store};
 
-/// Most bytes of snapshots and replays that may wait for one peer when it asks for another.
+/// Most bytes of snapshots and replays that may wait for one peer when it asks for another, and most bytes
+/// of events in one replay; what a replay has no room for is told as gone, the newest events come.
 pub const BRACKET_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a peer asks for.
@@ -117,8 +120,8 @@ impl Shard {
     /// then live events. Subscribing twice with the same filter is success: the policy is the new one,
     /// the id the old one.
     ///
-    /// A resume first distributes what is in the ring, so that another shard's peers are not ahead of
-    /// this one. Streams that the peer gets already are in the snapshot but not in a replay.
+    /// A resume from a position that this shard has not reached, but another has, first distributes what is
+    /// in the ring. Streams that the peer gets already are in the snapshot but not in a replay.
     ///
     /// # Errors
     /// [`SubscribeError`]; nothing was queued.
@@ -144,7 +147,7 @@ impl Shard {
         self.live(peer)?;
 
         let filter = self.index.intern(&request.filter);
-        let matched = self.matched(index, filter, &request.start);
+        let mut matched = self.matched(index, filter, &request.start);
         let (subscription, already) = self.add_subscription(index, filter, request.policy);
         let subscribed =
             Subscribed { subscription, epoch: self.epoch, streams: matched.len() as u32, already };
@@ -166,16 +169,18 @@ impl Shard {
                 self.push_bracket(index, subscription, Bracket::SNAPSHOT, past);
             }
             Start::Resume { .. } => {
-                let mut past = Vec::new();
+                let known = |id| self.index.stream(id).expect("a matched stream is known");
+                // The strictest classes first, as long as the budget lasts.
+                matched.sort_by_key(|matched| Reverse(known(matched.stream).class));
+                let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
                 for matched in &matched {
-                    let stream = self.index.stream(matched.stream).expect("a matched stream is known");
-                    let since = stream.history.since(matched.position, stream.head, &mut self.store);
-                    let is_short =
-                        matches!(since.first(), Some(Recent::Gap(loss)) if loss.cause == Cause::HistoryGone);
-                    if is_short && let Some(bound) = stream.history.forgot_for() {
+                    let stream = known(matched.stream);
+                    let since =
+                        stream.history.since(matched.position, stream.head, &mut budget, &mut self.store);
+                    if let Some(bound) = since.short {
                         self.stats.history_short(bound);
                     }
-                    past.extend(since.into_iter().map(|entry| (matched.stream, entry)));
+                    past.extend(since.entries.into_iter().map(|entry| (matched.stream, entry)));
                 }
                 self.push_bracket(index, subscription, Bracket::REPLAY, past);
             }
@@ -271,34 +276,67 @@ impl Shard {
                 oldest: Sequence(0),
             });
         }
-        if positions.iter().any(|(topic, class, sequence)| self.may_be_waiting(topic, *class, *sequence)) {
-            self.catch_up();
+        match self.some_wait(positions) {
+            Err(never_published) => return Err(self.refuse_position(never_published)),
+            Ok(true) => self.catch_up(),
+            Ok(false) => {}
         }
-        for (topic, class, sequence) in positions {
+        let is_ahead = |(topic, class, sequence): &&(Topic, Class, Sequence)| {
             let stream = self.index.find(topic, *class).and_then(|id| self.index.stream(id));
-            let head = stream.map_or(0, |stream| stream.head);
-            if sequence.0 > head {
-                let oldest = stream.and_then(|stream| stream.history.oldest(&self.store)).unwrap_or(0);
-                return Err(SubscribeError::ResumeFailed {
-                    epoch: self.epoch,
-                    stream: Some((topic.clone(), *class)),
-                    oldest: Sequence(oldest),
-                });
-            }
+            sequence.0 > stream.map_or(0, |stream| stream.head)
+        };
+        match positions.iter().find(is_ahead) {
+            Some(ahead) => Err(self.refuse_position(ahead)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
-    /// True when the position is ahead of this shard, and what it names may wait in the ring. Only then is
-    /// it worth catching up, which puts the backlog into everybody's outbox.
-    fn may_be_waiting(&self, topic: &Topic, class: Class, sequence: Sequence) -> bool {
-        match self.index.find(topic, class) {
-            None => sequence.0 > 0 && self.has_input(),
-            Some(id) => {
-                let head = self.index.stream(id).map_or(0, |stream| stream.head);
-                sequence.0 > head && self.records.get(id).is_some_and(|record| record.head().0 >= sequence.0)
+    fn refuse_position(&self, (topic, class, _): &(Topic, Class, Sequence)) -> SubscribeError {
+        let stream = self.index.find(topic, *class).and_then(|id| self.index.stream(id));
+        let oldest = stream.and_then(|stream| stream.history.oldest(&self.store)).unwrap_or(0);
+        SubscribeError::ResumeFailed {
+            epoch: self.epoch,
+            stream: Some((topic.clone(), *class)),
+            oldest: Sequence(oldest),
+        }
+    }
+
+    /// True when positions are ahead of this shard, and what they name waits in the ring. Only then is it
+    /// worth catching up, which puts the backlog into everybody's outbox; not when one of them names what
+    /// was never published, for the resume is refused either way.
+    fn some_wait<'a>(
+        &self,
+        positions: &'a [(Topic, Class, Sequence)],
+    ) -> Result<bool, &'a (Topic, Class, Sequence)> {
+        let mut waits = false;
+        let mut unknown: HashMap<(&Topic, Class), &(Topic, Class, Sequence), RandomState> =
+            HashMap::default();
+        for position in positions.iter().filter(|(.., sequence)| sequence.0 > 0) {
+            let (topic, class, sequence) = position;
+            let Some(id) = self.index.find(topic, *class) else {
+                unknown.insert((topic, *class), position);
+                continue;
+            };
+            if sequence.0 > self.index.stream(id).map_or(0, |stream| stream.head) {
+                waits = true;
+                if self.records.get(id).is_none_or(|record| record.head().0 < sequence.0) {
+                    return Err(position);
+                }
             }
         }
+        if !unknown.is_empty() {
+            waits = true;
+            // Streams that this shard does not know have no id here: found in one pass, by name.
+            for record in self.records.all() {
+                let place = unknown.get(&(&record.topic, record.class)).copied();
+                if let Some((topic, class, sequence)) = place
+                    && record.head().0 >= sequence.0
+                {
+                    unknown.remove(&(topic, *class));
+                }
+            }
+        }
+        unknown.into_values().next().map_or(Ok(waits), Err)
     }
 
     /// Enters the subscription and moves the peer to its new group. Says whether it was there already.

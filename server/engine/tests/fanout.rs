@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tickcast_engine::{
-    BIND_BYTES_MAX, Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify, PeerId, PeerIo,
-    PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError, Subscribed, Written,
-    binary_message,
+    BIND_BYTES_MAX, CONTROL_BYTES_MAX, Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify,
+    PeerId, PeerIo, PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError, Subscribed,
+    Written, binary_message,
 };
 use tickcast_protocol::frame::Frames;
 use tickcast_protocol::message::{Policy, Pong};
@@ -78,7 +78,7 @@ impl Net {
         let mut rest = &bytes[..];
         while let [0x82, length, ..] = *rest {
             let (at, length) = match length {
-                127 => panic!("no message here is that long"),
+                127 => (10, u64::from_be_bytes(rest[2..10].try_into().unwrap()) as usize),
                 126 => (4, usize::from(u16::from_be_bytes([rest[2], rest[3]]))),
                 length => (2, usize::from(length)),
             };
@@ -363,6 +363,36 @@ fn resume_goes_on_after_the_position_and_names_what_is_gone() {
 }
 
 #[test]
+fn replay_is_bounded_and_keeps_the_newest_of_the_strictest_class() {
+    let mut bench = Bench::new(|config| config.history_bytes = 1 << 20);
+    let payload = vec![0; 60_000];
+    let publish = |bench: &Bench, topic: &str| {
+        let topic = Topic::parse(topic).unwrap();
+        let info = registry::by_name(topic.type_name()).unwrap();
+        let facts = Facts { class: info.class, conflation_key: 1, attributes: Attributes::default() };
+        let incoming =
+            Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload: &payload };
+        bench.engine.publish(incoming, 1).unwrap();
+    };
+    (0..15).for_each(|_| publish(&bench, "market_data.A"));
+    (0..15).for_each(|_| publish(&bench, "alert.A"));
+    bench.run();
+    let peer = bench.shard.attach(Format::Binary);
+    bench.ask(peer, "**", resume(&[])).unwrap();
+    bench.shard.flush_peer(peer, &mut bench.net);
+    let heard = bench.net.heard(peer);
+    assert_eq!(
+        heard,
+        "pong0 bind1(1=market_data.A@1,2=alert.A@1) begin1(17) \
+         e2:1 e2:2 e2:3 e2:4 e2:5 e2:6 e2:7 e2:8 e2:9 e2:10 e2:11 e2:12 e2:13 e2:14 e2:15 \
+         n1:1:1-13c0g13(history_gone) e1:14 e1:15 end1"
+    );
+    let status = bench.shard.peer_status(peer).unwrap();
+    assert_eq!((status.delivered, status.gapped, status.queued_bytes), (17, 13, 0));
+    assert_eq!(bench.shard.stats().history_bytes_short.get(), 1);
+}
+
+#[test]
 fn resume_of_one_peer_costs_the_others_nothing() {
     let mut bench = Bench::new(|config| config.outbox_events = 8);
     bench.publish("market_data.A", 1);
@@ -375,6 +405,25 @@ fn resume_of_one_peer_costs_the_others_nothing() {
     bench.run();
     let heard = bench.net.heard(reader);
     assert!(heard.ends_with("e2:39 e2:40") && !heard.contains("n1:"), "nothing was lost: {heard}");
+}
+
+#[test]
+fn resume_that_cannot_be_true_does_not_distribute_what_waits() {
+    let mut bench = Bench::new(|_| {});
+    let reader = bench.subscribed("**");
+    bench.publish("market_data.A", 3);
+    let back = bench.shard.attach(Format::Binary);
+    for ahead in
+        [&[("market_data.A", 4)][..], &[("market_data.B", 1)], &[("market_data.A", 1), ("bar.1m.A", 9)]]
+    {
+        let refused = bench.ask(back, "**", resume(ahead));
+        assert!(matches!(refused, Err(SubscribeError::ResumeFailed { .. })), "{refused:?}");
+    }
+    assert_eq!(bench.shard.stats().events.get(), 0);
+    bench.ask(back, "**", resume(&[("market_data.A", 2)])).unwrap();
+    assert!(bench.net.heard(back).ends_with("bind1(1=market_data.A@3) begin1(1) e1:3 end1"));
+    bench.run();
+    assert!(bench.net.heard(reader).ends_with("e1:1 e1:2 e1:3"));
 }
 
 #[test]
@@ -396,6 +445,7 @@ fn a_repaired_shard_still_writes_many_events_at_once() {
 fn resume_that_cannot_be_true_is_refused_and_changes_nothing() {
     let mut bench = Bench::new(|_| {});
     bench.publish("market_data.A", 2);
+    bench.run();
     let peer = bench.shard.attach(Format::Binary);
     let other = Start::Resume { epoch: Epoch(9), positions: vec![] };
     let refused = SubscribeError::ResumeFailed { epoch: EPOCH, stream: None, oldest: Sequence(0) };
@@ -547,11 +597,12 @@ fn births_close_only_a_peer_that_does_not_read() {
     let mut bench = Bench::new(|config| config.turn_events = 16_384);
     let (reader, stuck) = (bench.subscribed("**"), bench.subscribed("**"));
     let give_birth = |bench: &Bench, from: usize| {
-        for key in from..from + 8_000 {
-            bench.publish(&format!("market_data.{key:0>120}"), 1);
+        for key in from..from + 14_000 {
+            let topic = Topic::parse(&format!("market_data.{key:0>60}")).unwrap();
+            bench.engine.skip(&topic, Class::Latest, 1, 1).unwrap();
         }
     };
-    // More than a megabyte of binds, in one turn.
+    // More than a megabyte of binds, in one turn; of skips, so that no run ends it sooner.
     give_birth(&bench, 0);
     let _ = bench.shard.turn();
     assert!(bench.shard.peer_status(reader).unwrap().queued_bytes > BIND_BYTES_MAX);
@@ -560,12 +611,12 @@ fn births_close_only_a_peer_that_does_not_read() {
     bench.shard.flush_peer(reader, &mut bench.net);
     assert_eq!(bench.shard.next_closing(), None);
     assert!(bench.shard.heartbeat(stuck, 1).is_ok(), "binds do not take the place of control messages");
-    give_birth(&bench, 8_000);
+    give_birth(&bench, 14_000);
     bench.run();
     bench.shard.flush_peer(reader, &mut bench.net);
     assert_eq!(bench.shard.next_closing(), Some((stuck, CloseCode::SlowConsumer)));
     assert_eq!(bench.shard.next_closing(), None);
-    assert_eq!(bench.shard.peer_status(reader).unwrap().delivered, 16_000);
+    assert_eq!(bench.shard.peer_status(reader).unwrap().gapped, 28_000);
 }
 
 #[test]
@@ -582,6 +633,36 @@ fn long_list_of_heads_is_spread_over_frames() {
     let heard = bench.net.heard(peer);
     let heads: Vec<usize> = heard.split(' ').map(|frame| frame.split(',').count()).collect();
     assert_eq!(heads, [256, 44]);
+}
+
+#[test]
+fn beat_of_very_many_streams_tells_of_each_in_turn() {
+    let mut bench = Bench::new(|_| {});
+    let peer = bench.subscribed("**");
+    for key in 0..2_500 {
+        let topic = Topic::parse(&format!("market_data.S{key}")).unwrap();
+        bench.engine.skip(&topic, Class::Latest, 1, 1).unwrap();
+    }
+    bench.run();
+    bench.shard.flush_peer(peer, &mut bench.net);
+    bench.net.taken.clear();
+    let mut beat = || -> Vec<u32> {
+        bench.shard.heartbeat(peer, 1).unwrap();
+        let waiting = bench.shard.peer_status(peer).unwrap().queued_bytes;
+        assert!(waiting < CONTROL_BYTES_MAX / 2, "{waiting} bytes in a beat");
+        bench.shard.flush(&mut bench.net);
+        let heard = bench.net.heard(peer);
+        let heads = heard.split(' ').filter_map(|frame| frame.strip_prefix("heads(")?.strip_suffix(')'));
+        heads
+            .flat_map(|heads| heads.split(','))
+            .map(|head| head.split_once(':').unwrap().0.parse().unwrap())
+            .collect()
+    };
+    let first = beat();
+    assert_eq!((first.len(), first[0], first[1_023]), (1_024, 1, 1_024));
+    let (second, third) = (beat(), beat());
+    assert_eq!((second[0], second[1_023]), (1_025, 2_048));
+    assert_eq!((third[0], third[451], third[452], third[1_023]), (2_049, 2_500, 1, 572));
 }
 
 #[test]

@@ -54,6 +54,8 @@ pub(crate) struct Freshness {
     /// True when `last_at` is the time of data.
     heard: bool,
     head_told_at: Option<u64>,
+    /// Time between the last two heads: of very many streams a server tells some each beat, in turn.
+    head_every: u64,
     behind_since: Option<u64>,
     /// The last intervals, in µs.
     intervals: [u32; INTERVALS],
@@ -69,6 +71,7 @@ impl Freshness {
             last_at: now,
             heard: false,
             head_told_at: None,
+            head_every: 0,
             behind_since: None,
             intervals: [0; INTERVALS],
             known: 0,
@@ -92,7 +95,9 @@ impl Freshness {
 
     /// The server said where the stream is; `behind` when that is further than we are.
     pub(crate) fn see_head(&mut self, behind: bool, now: u64) {
-        self.head_told_at = Some(now);
+        if let Some(before) = self.head_told_at.replace(now) {
+            self.head_every = now.saturating_sub(before);
+        }
         self.behind_since = behind.then(|| self.behind_since.unwrap_or(now));
     }
 
@@ -138,6 +143,7 @@ impl Freshness {
             return due(since, bound.max(BOUND_MIN_NS));
         }
         if let (Some(told_at), Some(silence)) = (self.head_told_at, silence) {
+            let silence = silence.max(heartbeat_bound(self.head_every));
             let look_at = told_at.max(rule.reading_since).saturating_add(silence);
             if now < look_at {
                 return Verdict::Fresh { look_at };
@@ -205,5 +211,15 @@ mod tests {
         assert_eq!(fast.verdict(RULE, 20 * MS), Verdict::Fresh { look_at: 2_019 * MS });
         let unknown = ticking(MS, 3);
         assert_eq!(unknown.verdict(RULE, 1_000_000 * MS), Verdict::Fresh { look_at: u64::MAX });
+    }
+
+    #[test]
+    fn a_head_told_every_few_beats_keeps_an_idle_stream_idle() {
+        let mut fresh = ticking(100 * MS, 10);
+        for beat in 1..=5 {
+            fresh.see_head(false, beat * 4_000 * MS);
+        }
+        assert_eq!(fresh.verdict(RULE, 23_999 * MS), Verdict::Fresh { look_at: 30_000 * MS });
+        assert!(matches!(fresh.verdict(RULE, 30_000 * MS), Verdict::Stale { .. }), "heads come no more");
     }
 }

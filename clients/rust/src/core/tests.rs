@@ -662,6 +662,27 @@ fn a_refused_resume_becomes_a_subscribe() {
 }
 
 #[test]
+fn a_replay_from_further_back_than_we_were_counts_nothing_twice() {
+    let (mut script, key) = Script::live();
+    script.data(5, 1..=3);
+    script.close(1006);
+    script.until_dial();
+    script.accept(1, 1);
+    let request = script.request();
+    script.events();
+    // As if the position had found no place in the frame: from the beginning, of which some is gone.
+    script.acknowledge(request, 1, 1);
+    script.bind(1, vec![binding(5, TOPIC, 1)]);
+    let gone = Notice { gapped: 5, reason: Reason::HISTORY_GONE, ..notice(NoticeKind::LOSS, 5, 1, 5) };
+    script.say(&[Begin { subscription: 1, bracket: Bracket::REPLAY, events: 2 }.into(), gone.into()]);
+    script.data(5, 6..=7);
+    script.say(&[End { subscription: 1, bracket: Bracket::REPLAY }.into()]);
+    let account = script.core.account(key, TOPIC);
+    assert_eq!((account.received, account.gapped, account.published), (5, 2, 7));
+    assert_eq!(script.core.stats().unexplained, 0);
+}
+
+#[test]
 fn positions_fit_into_the_servers_frame() {
     let (mut script, _) = Script::live();
     let topic = |stream: u32| format!("market_data.{}{stream}", "x".repeat(80));
@@ -772,6 +793,12 @@ fn a_draining_server_says_when_to_come_back() {
 #[test]
 fn the_application_may_choose_the_moment() {
     let (mut script, _) = Script::live();
+    for _ in 0..3 {
+        script.core.reconnect(script.now);
+        assert!(matches!(script.core.poll_link(), Some(Link::HangUp(_))));
+        assert_eq!((script.core.poll_link(), script.core.poll_link()), (Some(Link::Dial), None));
+        script.accept(1, 1);
+    }
     script.core.reconnect(script.now);
     assert!(matches!(script.core.poll_link(), Some(Link::HangUp(_))));
     assert_eq!(script.core.poll_link(), Some(Link::Dial));

@@ -100,7 +100,7 @@ choices! {
         /// The dialect of the first dashboards.
         D1 = "d1",
     }
-    /// How field names are written in native JSON.
+    /// How dialect D1 spells field names: native JSON is always in snake case.
     JsonCase {
         /// `best_bid`.
         Snake = "snake",
@@ -351,7 +351,7 @@ keys! {
             names: WsDialect::NAMES,
             later: Some((&["d0", "d2", "d3", "d4", "auto"], "which speaks only d1 there")),
         };
-        /// How field names are written in native JSON.
+        /// How dialect D1 spells field names: native JSON is always in snake case.
         case: JsonCase = "snake", choice(JsonCase::NAMES);
     }
 

@@ -146,7 +146,12 @@ impl Sockets {
 impl PeerIo for Sockets {
     fn write(&mut self, peer: PeerId, bufs: &[IoSlice<'_>]) -> Written {
         let Some(Some(link)) = self.0.get(peer.index()) else { return Written::Gone };
-        match link.tcp.try_write_vectored(bufs) {
+        let written = match bufs {
+            // send(2) costs the kernel less than writev(2), and one buffer is the usual case.
+            [buf] => link.tcp.try_write(buf),
+            bufs => link.tcp.try_write_vectored(bufs),
+        };
+        match written {
             Ok(0) => Written::Gone,
             Ok(count) => {
                 // A socket that took a part is full as well: the shard waits for its task either way.

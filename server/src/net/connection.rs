@@ -4,7 +4,7 @@
 //! so an idle connection holds none.
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell as StdCell, RefCell};
+use std::cell::RefCell;
 use std::net::Shutdown;
 use std::rc::Rc;
 use std::time::Duration;
@@ -15,13 +15,12 @@ use tickcast_engine::{Flushed, Format, PeerId, Subscribe, SubscribeError, Subscr
 use tickcast_protocol::frame::Frame;
 use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Policy, Reason};
 use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId, TopicFilter};
-use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
 use tokio::task;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::codec;
+use super::link::{Link, Wake};
 use super::shards::Cell;
 use super::upgrade::Speaks;
 use super::websocket::{self, CloseReason, Inbound, Received};
@@ -43,49 +42,6 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// A socket and what the shard's writes found out about it.
-pub struct Link {
-    /// The socket.
-    pub tcp: TcpStream,
-    /// Set when a write found it full; cleared when it is writable again.
-    pub blocked: StdCell<bool>,
-    /// Set when a write found it dead.
-    pub gone: StdCell<bool>,
-    /// Wakes the connection's task after either.
-    pub changed: Notify,
-}
-
-impl Link {
-    /// Notes that the socket is full, and lets the connection's task wait until it is not.
-    pub fn block(&self) {
-        self.blocked.set(true);
-        self.changed.notify_one();
-    }
-}
-
-/// The order to leave, given once to all connections of a shard.
-#[derive(Debug)]
-pub struct DrainOrder(watch::Sender<Option<Instant>>);
-
-impl Default for DrainOrder {
-    fn default() -> Self {
-        Self(watch::Sender::new(None))
-    }
-}
-
-impl DrainOrder {
-    /// Everyone is to be gone by then.
-    pub fn give(&self, by: Instant) {
-        self.0.send_replace(Some(by));
-    }
-
-    /// True once it has been given.
-    #[must_use]
-    pub fn is_given(&self) -> bool {
-        self.0.borrow().is_some()
-    }
-}
-
 /// Control messages a subscriber may still send; refilled over time.
 #[derive(Debug)]
 struct Bucket {
@@ -95,7 +51,8 @@ struct Bucket {
 }
 
 /// Why a connection's loop ended.
-enum End {
+#[derive(Debug)]
+pub enum End {
     /// We close, and say why.
     Ours(CloseReason),
     /// The peer closed, with its code if it gave one.
@@ -104,7 +61,8 @@ enum End {
     Lost,
 }
 
-struct Connection {
+/// One peer.
+pub struct Connection {
     cell: Rc<Cell>,
     link: Rc<Link>,
     peer: PeerId,
@@ -120,22 +78,10 @@ struct Connection {
     message_began: Option<Instant>,
 }
 
-/// Serves one connection until it ends.
-pub async fn run(
-    cell: Rc<Cell>,
-    tcp: TcpStream,
-    leftover: Vec<u8>,
-    speaks: Speaks,
-    number: u64,
-    drain: Rc<DrainOrder>,
-) {
-    let mut connection = Connection::new(cell, tcp, speaks, number);
-    let end = connection.serve(leftover, &drain).await;
-    connection.finish(end).await;
-}
-
 impl Connection {
-    fn new(cell: Rc<Cell>, tcp: TcpStream, speaks: Speaks, number: u64) -> Self {
+    /// A peer that has just been upgraded to what it `speaks`.
+    #[must_use]
+    pub fn new(cell: Rc<Cell>, tcp: TcpStream, speaks: Speaks, number: u64) -> Self {
         let config = &cell.shared.config;
         let terms = Terms {
             connection: number,
@@ -166,12 +112,7 @@ impl Connection {
         let first_beat = config.heartbeat.interval.mul_f64(fastrand::f64().max(0.05));
         let bucket =
             Bucket { tokens: config.limits.inbound_messages_burst as f64, filled: now, warned: false };
-        let link = Rc::new(Link {
-            tcp,
-            blocked: StdCell::new(false),
-            gone: StdCell::new(false),
-            changed: Notify::new(),
-        });
+        let link = Rc::new(Link::new(tcp));
         let peer = cell.shard.borrow_mut().attach(format);
         cell.sockets.borrow_mut().insert(peer, link.clone());
         Self {
@@ -190,50 +131,40 @@ impl Connection {
         }
     }
 
-    async fn serve(&mut self, mut leftover: Vec<u8>, drain: &DrainOrder) -> End {
-        let mut drain_order = drain.0.subscribe();
+    /// Greets, and takes the bytes that came along with the handshake.
+    ///
+    /// # Errors
+    /// Why the connection must end before it has begun.
+    pub fn open(&mut self, mut leftover: Vec<u8>) -> Result<(), End> {
         self.with_desk(|session, desk| session.open(desk));
-        if let Err(end) = self.feed(&mut leftover).and_then(|()| self.flush()) {
-            return end;
-        }
-        drop(leftover);
+        self.feed(&mut leftover)?;
+        self.flush()?;
         self.message_began = self.inbound.is_midway().then(Instant::now);
+        Ok(())
+    }
+
+    /// Serves the connection until it ends. What is rarely needed is boxed when it is: this future is most
+    /// of what an idle connection costs.
+    pub async fn serve(&mut self) -> End {
         let timer = sleep_until(self.deadline());
         tokio::pin!(timer);
         loop {
-            let mut interest = Interest::READABLE;
-            if self.link.blocked.get() {
-                // Only then, or an open socket would wake us for ever.
-                interest = interest.add(Interest::WRITABLE);
+            if let Some(by) = self.cell.leave_by.get() {
+                return Box::pin(self.leave(by)).await;
             }
-            let link = self.link.clone();
-            let mut has_read = false;
-            let outcome = tokio::select! {
-                ready = link.tcp.ready(interest) => match ready {
-                    Ok(ready) => {
-                        if ready.is_writable() && self.link.blocked.replace(false) {
-                            self.flush()
-                        } else {
-                            Ok(())
-                        }
-                        .and_then(|()| {
-                            has_read = ready.is_readable() || ready.is_read_closed();
-                            if has_read { self.read() } else { Ok(()) }
-                        })
-                    }
-                    Err(_) => Err(End::Lost),
-                },
-                () = link.changed.notified() => self.flush_if_open(),
-                () = timer.as_mut() => {
+            let Ok(wake) = self.link.wake(timer.as_mut()).await else { return End::Lost };
+            let outcome = match wake {
+                Wake::Nudge => self.flush_if_open(),
+                Wake::Room => {
+                    self.link.blocked.set(false);
+                    self.flush()
+                }
+                Wake::Time => {
                     let outcome = self.on_time();
                     timer.as_mut().reset(self.deadline());
                     outcome
                 }
-                Ok(order) = drain_order.wait_for(Option::is_some) => {
-                    let deadline = (*order).unwrap_or_else(Instant::now);
-                    drop(order);
-                    return self.leave(deadline).await;
-                }
+                Wake::Peer => self.read(),
             };
             if let Err(end) = outcome {
                 return end;
@@ -245,7 +176,7 @@ impl Connection {
             if began_or_ended || self.session.is_waiting() {
                 timer.as_mut().reset(self.deadline());
             }
-            if has_read {
+            if wake == Wake::Peer {
                 // A socket that always has more would keep the thread: nothing above has to wait.
                 task::yield_now().await;
             }
@@ -317,7 +248,7 @@ impl Connection {
 
     /// Reads once: as much as fits the scratch buffer.
     fn read(&mut self) -> Result<(), End> {
-        SCRATCH.with_borrow_mut(|scratch| match self.link.tcp.try_read(scratch) {
+        SCRATCH.with_borrow_mut(|scratch| match self.link.read(scratch) {
             Ok(0) => Err(End::Lost),
             Ok(count) => {
                 self.last_read = Instant::now();
@@ -442,8 +373,8 @@ impl Connection {
         }
     }
 
-    /// The closing handshake, then the end of the socket.
-    async fn finish(mut self, end: End) {
+    /// The closing handshake. The socket ends with the connection.
+    pub async fn finish(&mut self, end: End) {
         let shared = self.cell.shared.clone();
         let closed = &shared.metrics.counters.closed;
         let farewell = match end {
@@ -494,7 +425,7 @@ impl Connection {
             if self.link.tcp.readable().await.is_err() {
                 return;
             }
-            let read = SCRATCH.with_borrow_mut(|scratch| self.link.tcp.try_read(scratch));
+            let read = SCRATCH.with_borrow_mut(|scratch| self.link.read(scratch));
             match read {
                 Ok(0) => return,
                 Ok(_) => {}

@@ -4,6 +4,7 @@
 pub mod codec;
 pub mod connection;
 pub mod http;
+pub mod link;
 pub mod listener;
 pub mod origin;
 pub mod shards;

@@ -9,7 +9,7 @@
 //! All of a shard's tasks share it through a `RefCell` that is never borrowed across an await.
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell as StdCell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::TcpStream as StdTcpStream;
 use std::rc::Rc;
@@ -25,7 +25,8 @@ use tokio::sync::{Notify as TokioNotify, mpsc};
 use tokio::task;
 use tokio::time::Instant;
 
-use super::connection::{self, DrainOrder, Link};
+use super::connection::Connection;
+use super::link::Link;
 use super::listener::Place;
 use super::upgrade::Speaks;
 use crate::clock::Clock;
@@ -107,6 +108,11 @@ pub struct Cell {
     pub sockets: RefCell<Sockets>,
     /// What all shards share.
     pub shared: Arc<Shared>,
+    /// Once the order to leave is given: when everyone is to be gone.
+    pub leave_by: StdCell<Option<Instant>>,
+    /// Connections whose tasks have not ended.
+    alive: StdCell<usize>,
+    bell: Arc<Bell>,
 }
 
 /// The sockets of one shard, by peer.
@@ -131,8 +137,13 @@ impl Sockets {
     /// Wakes the task of `peer`.
     fn nudge(&self, peer: PeerId) {
         if let Some(Some(link)) = self.0.get(peer.index()) {
-            link.changed.notify_one();
+            link.nudge();
         }
+    }
+
+    /// Wakes every task.
+    fn nudge_all(&self) {
+        self.0.iter().flatten().for_each(|link| link.nudge());
     }
 
     /// Forgets the socket of `peer`.
@@ -166,7 +177,7 @@ impl PeerIo for Sockets {
             }
             Err(_) => {
                 link.gone.set(true);
-                link.changed.notify_one();
+                link.nudge();
                 Written::Gone
             }
         }
@@ -267,35 +278,37 @@ fn run(
     connections: &Arc<AtomicUsize>,
     latency: &Latency,
 ) {
-    let cell = Rc::new(Cell { shard: RefCell::new(shard), sockets: RefCell::default(), shared });
-    runtime.block_on(drive(cell, bell, commands, connections, latency));
+    let cell = Rc::new(Cell {
+        shard: RefCell::new(shard),
+        sockets: RefCell::default(),
+        shared,
+        leave_by: StdCell::new(None),
+        alive: StdCell::new(0),
+        bell: bell.clone(),
+    });
+    runtime.block_on(drive(cell, commands, connections, latency));
 }
 
 async fn drive(
     cell: Rc<Cell>,
-    bell: &Bell,
     mut commands: mpsc::UnboundedReceiver<Command>,
     connections: &Arc<AtomicUsize>,
     latency: &Latency,
 ) {
-    let mut tasks = task::JoinSet::new();
-    let drain = Rc::new(DrainOrder::default());
     // The end of the time to leave, from when it was ordered until it is passed on.
     let mut drain_by = None;
     loop {
         while let Ok(command) = commands.try_recv() {
-            obey(command, &cell, &drain, &mut drain_by, &mut tasks, connections);
+            obey(command, &cell, &mut drain_by, connections);
         }
-        while let Some(ended) = tasks.try_join_next() {
-            note(ended, &cell);
-        }
-        if drain.is_given() && tasks.is_empty() {
+        if cell.leave_by.get().is_some() && cell.alive.get() == 0 {
             return;
         }
         let more = turn(&cell, latency);
         // What was accepted is distributed before anybody is told to go.
         if let Some(by) = drain_by.filter(|by| !more || Instant::now() >= *by) {
-            drain.give(by);
+            cell.leave_by.set(Some(by));
+            cell.sockets.borrow().nudge_all();
             drain_by = None;
             // With nobody to go, this was the last turn.
             continue;
@@ -306,63 +319,63 @@ async fn drive(
             continue;
         }
         let command = tokio::select! {
-            () = bell.0.notified() => continue,
+            () = cell.bell.0.notified() => continue,
             command = commands.recv() => command,
-            Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
-                cell.shard.borrow().stay_awake();
-                note(ended, &cell);
-                continue;
-            }
         };
         cell.shard.borrow().stay_awake();
         match command {
-            Some(command) => obey(command, &cell, &drain, &mut drain_by, &mut tasks, connections),
+            Some(command) => obey(command, &cell, &mut drain_by, connections),
             // Whoever started us is gone without a drain: a test's server that was dropped.
             None => return,
         }
     }
 }
 
-fn obey(
-    command: Command,
-    cell: &Rc<Cell>,
-    drain: &Rc<DrainOrder>,
-    drain_by: &mut Option<Instant>,
-    tasks: &mut task::JoinSet<()>,
-    connections: &Arc<AtomicUsize>,
-) {
+fn obey(command: Command, cell: &Rc<Cell>, drain_by: &mut Option<Instant>, connections: &Arc<AtomicUsize>) {
     match command {
         Command::Drain { within } => *drain_by = Some(Instant::now() + within),
         Command::Adopt(adopted) => {
-            let (cell, drain, connections) = (cell.clone(), drain.clone(), connections.clone());
-            tasks.spawn_local(async move {
-                let Adopted { stream, leftover, speaks, connection, place } = *adopted;
-                // Given back even if the task panics.
-                let _counted = Counted(connections);
-                let _place = place;
-                match TcpStream::from_std(stream) {
-                    Ok(tcp) => connection::run(cell, tcp, leftover, speaks, connection, drain).await,
-                    Err(error) => tracing::warn!(%error, "a socket could not be adopted"),
-                }
+            let Adopted { stream, leftover, speaks, connection: number, place } = *adopted;
+            cell.alive.set(cell.alive.get() + 1);
+            let served = Served { cell: cell.clone(), connections: connections.clone(), _place: place };
+            let tcp = match TcpStream::from_std(stream) {
+                Ok(tcp) => tcp,
+                Err(error) => return tracing::warn!(%error, "a socket could not be adopted"),
+            };
+            let mut connection = Connection::new(cell.clone(), tcp, speaks, number);
+            let opened = connection.open(leftover);
+            task::spawn_local(async move {
+                // Dropped with the task, even if that panics.
+                let _served = served;
+                let end = match opened {
+                    Ok(()) => connection.serve().await,
+                    Err(end) => end,
+                };
+                Box::pin(connection.finish(end)).await;
             });
         }
     }
 }
 
-/// One of a shard's connections, until dropped.
-struct Counted(Arc<AtomicUsize>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+/// One of a shard's connections, until its task has ended or panicked.
+struct Served {
+    cell: Rc<Cell>,
+    connections: Arc<AtomicUsize>,
+    _place: Option<Place>,
 }
 
-/// Notes a connection's task that ended by a panic: our fault, and that connection's alone.
-fn note(ended: Result<(), task::JoinError>, cell: &Cell) {
-    if let Err(error) = ended {
-        cell.shared.metrics.counters.closed.add("1011");
-        tracing::error!(%error, "a connection's task panicked");
+impl Drop for Served {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Our fault, and that connection's alone: the runtime drops a task within its panic.
+            self.cell.shared.metrics.counters.closed.add("1011");
+            tracing::error!("a connection's task panicked");
+        }
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.cell.alive.set(self.cell.alive.get() - 1);
+        if self.cell.leave_by.get().is_some() && self.cell.alive.get() == 0 {
+            self.cell.bell.notify();
+        }
     }
 }
 

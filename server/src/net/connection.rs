@@ -27,7 +27,7 @@ use super::websocket::{self, CloseReason, Inbound, Received};
 use crate::auth::{Denied, Principal};
 use crate::config::JsonCase;
 use crate::ingest::{Accepted, Refusal, Source, Wishes};
-use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Session, Terms};
+use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Session};
 
 /// Bytes read at once, after which others have their turn: some 200 of the smallest publishes.
 const READ_BYTES: usize = 16 * 1024;
@@ -83,26 +83,17 @@ impl Connection {
     #[must_use]
     pub fn new(cell: Rc<Cell>, tcp: TcpStream, speaks: Speaks, number: u64) -> Self {
         let config = &cell.shared.config;
-        let terms = Terms {
-            connection: number,
-            boot_id: cell.shared.ingest.engine().boot().0,
-            heartbeat_ms: u32::try_from(config.heartbeat.interval.as_millis()).unwrap_or(u32::MAX),
-            subscriptions_max: config.limits.subscriptions,
-            inbound_bytes: config.limits.inbound_bytes,
-            publisher_bytes: config.limits.publisher_bytes,
-            strikes_max: config.limits.strikes,
-            json_depth: config.limits.json_depth,
-        };
+        let terms = cell.terms.clone();
         let (session, format) = match speaks {
             Speaks::Binary => {
                 let epoch = cell.shared.ingest.engine().epoch();
-                (Session::Binary(BinarySession::new(terms, epoch)), Format::Binary)
+                (Session::Binary(BinarySession::new(terms, number, epoch)), Format::Binary)
             }
             Speaks::D1 => {
-                let session = D1Session::new(terms, config.json.case, cell.shared.directory.clone());
+                let session = D1Session::new(terms, number, config.json.case, cell.shared.directory.clone());
                 let format =
                     if config.json.case == JsonCase::Camel { Format::D1Camel } else { Format::D1Snake };
-                (Session::D1(session), format)
+                (Session::D1(Box::new(session)), format)
             }
         };
         let inbound =

@@ -34,6 +34,7 @@ use crate::config::Config;
 use crate::ingest::Ingest;
 use crate::instruments::Directory;
 use crate::metrics::{Histogram, Metrics};
+use crate::session::Terms;
 
 /// A socket that left HTTP, with what belongs to it.
 pub struct Adopted {
@@ -108,6 +109,8 @@ pub struct Cell {
     pub sockets: RefCell<Sockets>,
     /// What all shards share.
     pub shared: Arc<Shared>,
+    /// What every session of the shard is told.
+    pub terms: Rc<Terms>,
     /// Once the order to leave is given: when everyone is to be gone.
     pub leave_by: StdCell<Option<Instant>>,
     /// Connections whose tasks have not ended.
@@ -278,10 +281,21 @@ fn run(
     connections: &Arc<AtomicUsize>,
     latency: &Latency,
 ) {
+    let limits = &shared.config.limits;
+    let terms = Rc::new(Terms {
+        boot_id: shared.ingest.engine().boot().0,
+        heartbeat_ms: u32::try_from(shared.config.heartbeat.interval.as_millis()).unwrap_or(u32::MAX),
+        subscriptions_max: limits.subscriptions,
+        inbound_bytes: limits.inbound_bytes,
+        publisher_bytes: limits.publisher_bytes,
+        strikes_max: limits.strikes,
+        json_depth: limits.json_depth,
+    });
     let cell = Rc::new(Cell {
         shard: RefCell::new(shard),
         sockets: RefCell::default(),
         shared,
+        terms,
         leave_by: StdCell::new(None),
         alive: StdCell::new(0),
         bell: bell.clone(),

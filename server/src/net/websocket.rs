@@ -86,17 +86,24 @@ pub fn message(opcode: OpCode, payload: &[u8]) -> Bytes {
 pub struct Inbound {
     /// Bytes of a frame that is not complete.
     partial: Vec<u8>,
-    /// Payload of the fragments so far, unmasked.
-    message: Vec<u8>,
-    /// Opcode of the first fragment.
-    opcode: Option<OpCode>,
-    /// Fragments so far, empty ones included.
-    fragments: usize,
-    /// How much of `message` is known to be UTF-8.
-    text_checked: usize,
+    /// A message whose last fragment has not come.
+    fragmented: Option<Box<Fragmented>>,
     bytes_max: usize,
     bytes_key: &'static str,
     fragments_max: usize,
+}
+
+/// The fragments so far. Boxed, because most connections never send one.
+#[derive(Debug)]
+struct Fragmented {
+    /// Opcode of the first.
+    opcode: OpCode,
+    /// Their payload, unmasked.
+    message: Vec<u8>,
+    /// How many, empty ones included.
+    count: usize,
+    /// How much of `message` is known to be UTF-8.
+    text_checked: usize,
 }
 
 /// One frame's head.
@@ -112,16 +119,7 @@ impl Inbound {
     /// Accepts messages of at most `bytes_max` bytes, a limit set by the key `bytes_key`.
     #[must_use]
     pub fn new(bytes_max: usize, bytes_key: &'static str, fragments_max: usize) -> Self {
-        Self {
-            partial: Vec::new(),
-            message: Vec::new(),
-            opcode: None,
-            fragments: 0,
-            text_checked: 0,
-            bytes_max,
-            bytes_key,
-            fragments_max,
-        }
+        Self { partial: Vec::new(), fragmented: None, bytes_max, bytes_key, fragments_max }
     }
 
     /// Changes the limit, for the messages after this one.
@@ -133,7 +131,7 @@ impl Inbound {
     /// True while a message has begun and not ended.
     #[must_use]
     pub fn is_midway(&self) -> bool {
-        !self.partial.is_empty() || self.opcode.is_some()
+        !self.partial.is_empty() || self.fragmented.is_some()
     }
 
     /// Takes bytes as they came from the socket and hands on every whole message among them. `handle`
@@ -206,17 +204,18 @@ impl Inbound {
                 return Err(CloseReason::protocol("a control frame is whole and at most 125 bytes"));
             }
         } else {
-            if (opcode == OpCode::Continuation) != self.opcode.is_some() {
+            let so_far = self.fragmented.as_deref();
+            if (opcode == OpCode::Continuation) != so_far.is_some() {
                 return Err(CloseReason::protocol("fragments of two messages are mixed"));
             }
-            if length > (self.bytes_max - self.message.len()) as u64 {
+            if length > (self.bytes_max - so_far.map_or(0, |so_far| so_far.message.len())) as u64 {
                 return Err(CloseReason::limit(
                     CloseCode::MessageTooBig,
                     "a message larger than this connection may send",
                     self.bytes_key,
                 ));
             }
-            if self.fragments >= self.fragments_max {
+            if so_far.map_or(0, |so_far| so_far.count) >= self.fragments_max {
                 return Err(CloseReason::limit(
                     CloseCode::PolicyViolation,
                     "a message in too many fragments",
@@ -255,30 +254,31 @@ impl Inbound {
                     handle(self, Received::Binary(payload))
                 };
             }
-            OpCode::Text | OpCode::Binary => self.opcode = Some(opcode),
-            OpCode::Continuation => {}
+            OpCode::Text | OpCode::Binary | OpCode::Continuation => {}
         }
-        self.fragments += 1;
-        self.message.extend_from_slice(payload);
-        if self.opcode == Some(OpCode::Text) {
-            self.check_text(fin)?;
+        // The head was checked: only the first fragment finds none before it.
+        let so_far = self.fragmented.get_or_insert_with(|| {
+            Box::new(Fragmented { opcode, message: Vec::new(), count: 0, text_checked: 0 })
+        });
+        so_far.count += 1;
+        so_far.message.extend_from_slice(payload);
+        if so_far.opcode == OpCode::Text {
+            so_far.check_text(fin)?;
         }
         if !fin {
             return Ok(());
         }
-        let message = std::mem::take(&mut self.message);
-        let opcode = self.opcode.take();
-        self.fragments = 0;
-        self.text_checked = 0;
-        match opcode {
-            Some(OpCode::Text) => {
-                let text = std::str::from_utf8(&message).map_err(|_| INVALID_TEXT)?;
-                handle(self, Received::Text(text))
-            }
-            _ => handle(self, Received::Binary(&message)),
+        let Some(whole) = self.fragmented.take() else { unreachable!("just used") };
+        if whole.opcode == OpCode::Text {
+            let text = std::str::from_utf8(&whole.message).map_err(|_| INVALID_TEXT)?;
+            handle(self, Received::Text(text))
+        } else {
+            handle(self, Received::Binary(&whole.message))
         }
     }
+}
 
+impl Fragmented {
     /// Fails at the first bad byte, even in the middle of a fragmented message.
     fn check_text(&mut self, last: bool) -> Result<(), CloseReason> {
         match std::str::from_utf8(&self.message[self.text_checked..]) {
@@ -419,7 +419,7 @@ mod tests {
         assert!(inbound.is_midway());
         inbound.feed(second, |_, _| Ok(())).unwrap();
         assert!(!inbound.is_midway());
-        assert_eq!(inbound.partial.capacity() + inbound.message.capacity(), 0);
+        assert!(inbound.partial.capacity() == 0 && inbound.fragmented.is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The binary session: hello first, then subscriptions and publishing in frames.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
@@ -26,13 +26,15 @@ pub fn framed(message: &Message) -> Bytes {
 /// The state of a binary connection.
 #[derive(Debug)]
 pub struct BinarySession {
-    terms: Terms,
+    terms: Rc<Terms>,
+    /// This connection's number.
+    connection: u64,
     strikes: Strikes,
     /// `None` until hello.
     role: Option<Role>,
     epoch: Epoch,
-    /// Those of the engine, by id: a filter that is there already takes no room.
-    subscriptions: HashMap<SubscriptionId, TopicFilter>,
+    /// Those of the engine, ascending by id: a filter that is there already takes no room.
+    subscriptions: Vec<(SubscriptionId, TopicFilter)>,
 }
 
 /// A `publish` frame, waiting for the data frame it is about.
@@ -74,8 +76,8 @@ impl From<DecodeError> for Rejection {
 impl BinarySession {
     /// A session that waits for hello.
     #[must_use]
-    pub fn new(terms: Terms, epoch: Epoch) -> Self {
-        Self { terms, strikes: Strikes::default(), role: None, epoch, subscriptions: HashMap::new() }
+    pub fn new(terms: Rc<Terms>, connection: u64, epoch: Epoch) -> Self {
+        Self { terms, connection, strikes: Strikes::default(), role: None, epoch, subscriptions: Vec::new() }
     }
 
     /// True after hello.
@@ -219,7 +221,7 @@ impl BinarySession {
         desk.say(framed(&Message::Welcome(message::Welcome {
             boot_id: self.terms.boot_id,
             epoch: self.epoch.0,
-            connection: self.terms.connection,
+            connection: self.connection,
             server: concat!("tickcast/", env!("CARGO_PKG_VERSION")).to_owned(),
             heartbeat_ms: self.terms.heartbeat_ms,
             frame_bytes_max: limit as u32,
@@ -333,7 +335,7 @@ impl BinarySession {
                 let id = SubscriptionId(unsubscribe.subscription);
                 let mut ack = acknowledgement(unsubscribe.request, SubscriptionStatus::UNSUBSCRIBED);
                 if desk.unsubscribe(id, &mut ack) {
-                    self.subscriptions.remove(&id);
+                    self.subscriptions.retain(|(known, _)| *known != id);
                     return Ok(());
                 }
                 Err(not_subscribed(unsubscribe.request, unsubscribe.subscription))
@@ -391,7 +393,8 @@ impl BinarySession {
             Rejection::new(request, ErrorCode::InvalidFilter, "filter", error.to_string())
         })?;
         let used = self.subscriptions.len();
-        if used >= self.terms.subscriptions_max && !self.subscriptions.values().any(|known| *known == filter)
+        if used >= self.terms.subscriptions_max
+            && !self.subscriptions.iter().any(|(_, known)| *known == filter)
         {
             desk.count_limit("limits.subscriptions");
             let text = format!(
@@ -406,7 +409,12 @@ impl BinarySession {
         match desk.subscribe(Subscribe { filter: filter.clone(), start, policy }, &mut ack) {
             Ok(subscribed) => {
                 // Subscribing twice is success, and still one subscription.
-                self.subscriptions.insert(subscribed.subscription, filter);
+                let id = subscribed.subscription;
+                if let Err(at) = self.subscriptions.binary_search_by_key(&id, |(known, _)| *known) {
+                    // Most peers have one, and there are many peers.
+                    self.subscriptions.reserve_exact(usize::from(self.subscriptions.is_empty()));
+                    self.subscriptions.insert(at, (id, filter));
+                }
                 Ok(())
             }
             Err(error) => {

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use fastwebsockets::OpCode;
@@ -23,7 +24,7 @@ use crate::net::websocket::{self, CloseReason};
 /// The state of a D1 connection.
 #[derive(Debug)]
 pub struct D1Session {
-    terms: Terms,
+    terms: Rc<Terms>,
     strikes: Strikes,
     client_id: String,
     connected_at: i64,
@@ -58,9 +59,9 @@ struct Request {
 impl D1Session {
     /// A session that has not greeted yet.
     #[must_use]
-    pub fn new(terms: Terms, case: JsonCase, directory: Arc<Directory>) -> Self {
+    pub fn new(terms: Rc<Terms>, connection: u64, case: JsonCase, directory: Arc<Directory>) -> Self {
         Self {
-            client_id: format!("client-{:x}-{}", terms.boot_id, terms.connection),
+            client_id: format!("client-{:x}-{connection}", terms.boot_id),
             strikes: Strikes::default(),
             connected_at: 0,
             last_heard: 0,

@@ -67,11 +67,9 @@ pub trait Desk {
     fn now(&self) -> u64;
 }
 
-/// What every session is told when it begins.
+/// What every session is told when it begins; the same for all of a shard.
 #[derive(Clone, Debug)]
 pub struct Terms {
-    /// This connection's number.
-    pub connection: u64,
     /// The run of the server.
     pub boot_id: u64,
     /// Interval of heartbeats, in milliseconds.
@@ -108,8 +106,8 @@ impl Strikes {
 pub enum Session {
     /// Frames.
     Binary(BinarySession),
-    /// Dialect D1.
-    D1(D1Session),
+    /// Dialect D1. Boxed, so that binary peers do not pay for its size.
+    D1(Box<D1Session>),
 }
 
 impl Session {

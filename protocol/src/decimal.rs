@@ -64,6 +64,20 @@ impl Decimal {
         self.exponent
     }
 
+    /// The same value with the fewest digits: what is equal by [`Decimal::compare`] is the same trimmed.
+    #[must_use]
+    pub fn trimmed(self) -> Self {
+        let Self { mut mantissa, mut exponent } = self;
+        if mantissa == 0 {
+            return Self::default();
+        }
+        while mantissa % 10 == 0 && exponent < EXPONENT_MAX {
+            mantissa /= 10;
+            exponent += 1;
+        }
+        Self { mantissa, exponent }
+    }
+
     /// Orders by value: `1.10` and `1.1` are equal here although they differ as decimals.
     #[must_use]
     pub fn compare(self, other: Self) -> Ordering {
@@ -309,6 +323,18 @@ mod tests {
         fn printing_then_parsing_keeps_the_value(mantissa in -MANTISSA_LIMIT + 1..MANTISSA_LIMIT, exponent in -40i8..=0) {
             let value = Decimal::new(mantissa, exponent).unwrap();
             prop_assert_eq!(value.to_string().parse::<Decimal>().unwrap(), value);
+        }
+
+        #[test]
+        fn equal_values_are_the_same_trimmed(
+            a in -300i64..300, b in -300i64..300, low in -3i8..=3, high in EXPONENT_MAX - 3..=EXPONENT_MAX,
+        ) {
+            for (left, right) in [((a, low), (b, 0)), ((a, high), (b, EXPONENT_MAX - 1))] {
+                let left = Decimal::new(left.0, left.1).unwrap();
+                let right = Decimal::new(right.0, right.1).unwrap();
+                prop_assert_eq!(left.trimmed().compare(left), Ordering::Equal);
+                prop_assert_eq!(left.compare(right) == Ordering::Equal, left.trimmed() == right.trimmed());
+            }
         }
 
         #[test]

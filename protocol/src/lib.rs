@@ -2,6 +2,7 @@
 //!
 //! Modules in reading order: a [`frame`] carries a [`message`] about a [`topic`]; its
 //! [`sequence`] orders it; [`decimal`] keeps its numbers exact; [`error`] says what went wrong.
+//! A [`predicate`] is a condition on an event's attributes, asked for with a topic filter.
 //! [`registry`] answers questions about every type from the one table in [`message`].
 //! `SPEC.md` beside this crate describes the same bytes for writers of other clients.
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ pub mod error;
 pub mod field;
 pub mod frame;
 pub mod message;
+pub mod predicate;
 pub mod registry;
 pub mod sequence;
 pub mod spec;
@@ -21,5 +23,6 @@ pub use decimal::Decimal;
 pub use error::{CloseCode, DecodeError, ErrorCode, FieldError};
 pub use frame::{Frame, Header};
 pub use message::{Class, Message};
+pub use predicate::{Predicate, PredicateError};
 pub use sequence::{BootId, Epoch, Sequence, StreamId, SubscriptionId};
 pub use topic::{Topic, TopicFilter};

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use crate::decimal::Decimal;
 use crate::error::{FieldError, FieldReason};
 use crate::field::{RecordInfo, Value};
-use crate::message::{Class, TYPES, View};
+use crate::message::{Class, Severity, TYPES, View};
 use crate::topic::is_key;
 
 /// First type id of data; below it are control messages.
@@ -70,8 +70,8 @@ pub enum When {
     AtLeast(u8),
 }
 
-/// What filters can ask about. The equality attributes come first; their numbers index [`Attributes`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What predicates can ask about. The equality attributes come first; their numbers index [`Attributes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Attribute {
     /// The instrument.
     Symbol,
@@ -105,13 +105,46 @@ impl Attribute {
         Self::Session,
         Self::Severity,
     ];
+
+    /// Every attribute, in order.
+    pub const ALL: [Self; EQUALITY_ATTRIBUTES + 1] = [
+        Self::Symbol,
+        Self::Venue,
+        Self::Portfolio,
+        Self::Strategy,
+        Self::User,
+        Self::Session,
+        Self::Severity,
+        Self::Price,
+    ];
+
+    /// The name in predicates.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Symbol => "symbol",
+            Self::Venue => "venue",
+            Self::Portfolio => "portfolio",
+            Self::Strategy => "strategy",
+            Self::User => "user",
+            Self::Session => "session",
+            Self::Severity => "severity",
+            Self::Price => "price",
+        }
+    }
 }
 
-/// One message's filter attributes: hashes for equality, the price for comparison.
+/// What predicates see of one message: hashes for equality, level and price for comparison.
+///
+/// An attribute of text is known by its hash alone. The hasher is keyed per process and made to withstand
+/// chosen input, so two texts that share a hash are as good as impossible and cannot be prepared.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Attributes {
-    /// Hash of each equality attribute; zero when the message does not have it.
+    /// Hash of each equality attribute, by [`hash_text`] and [`hash_severity`]; zero when the message does
+    /// not have it.
     pub equality: [u64; EQUALITY_ATTRIBUTES],
+    /// The severity, if there is one. It may be a level that this version has no name for.
+    pub severity: Option<Severity>,
     /// The price, if there is one.
     pub price: Option<Decimal>,
 }
@@ -148,9 +181,13 @@ pub fn by_name(name: &str) -> Option<&'static TypeInfo> {
 /// The nearest name of a data type, when few letters differ.
 #[must_use]
 pub fn nearest_name(name: &str) -> Option<&'static str> {
-    let candidates = TYPES.iter().filter(|info| info.is_data());
+    nearest(name, TYPES.iter().filter(|info| info.is_data()).map(|info| info.name))
+}
+
+/// The candidate nearest to `name`, when few letters differ.
+pub(crate) fn nearest(name: &str, candidates: impl Iterator<Item = &'static str>) -> Option<&'static str> {
     let (distance, nearest) = candidates
-        .map(|info| (edit_distance(name, info.name), info.name))
+        .map(|candidate| (edit_distance(name, candidate), candidate))
         .min_by_key(|(distance, _)| *distance)?;
     (distance <= 2 + name.len() / 4).then_some(nearest)
 }
@@ -227,21 +264,35 @@ impl<'a> View<'a> {
         }
         let mut attributes = Attributes::default();
         for (attribute, name) in info.attributes {
-            let value = self.field(name);
-            match (attribute, value) {
-                (_, Value::Absent) => {}
+            match (attribute, self.field(name)) {
                 (Attribute::Price, Value::Decimal(price)) => attributes.price = Some(price),
-                (Attribute::Price, _) => {}
-                (attribute, value) => {
-                    let mut state = hasher.build_hasher();
-                    hash_value(value, &mut state);
-                    // Zero says "not there", so a hash of zero is moved aside.
-                    attributes.equality[*attribute as usize] = state.finish().max(1);
+                (Attribute::Severity, Value::Name(_, number)) => {
+                    let severity = Severity(number);
+                    attributes.severity = Some(severity);
+                    attributes.equality[Attribute::Severity as usize] = hash_severity(hasher, severity);
                 }
+                (Attribute::Price | Attribute::Severity, _) => {}
+                (attribute, Value::Text(text)) => {
+                    attributes.equality[*attribute as usize] = hash_text(hasher, text);
+                }
+                // Not there. That no attribute is of another kind is a test of the table.
+                _ => {}
             }
         }
         Facts { class, conflation_key: state.finish(), attributes }
     }
+}
+
+/// The hash under which [`Attributes`] knows a text. Never zero, which says "not there".
+#[must_use]
+pub fn hash_text(hasher: &impl BuildHasher, text: &str) -> u64 {
+    hasher.hash_one(text).max(1)
+}
+
+/// The hash under which [`Attributes`] knows a severity. Never zero.
+#[must_use]
+pub fn hash_severity(hasher: &impl BuildHasher, severity: Severity) -> u64 {
+    hasher.hash_one(severity.0).max(1)
 }
 
 fn hash_value(value: Value<'_>, state: &mut impl Hasher) {
@@ -256,6 +307,7 @@ fn hash_value(value: Value<'_>, state: &mut impl Hasher) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::field::Kind;
 
     #[test]
     fn ids_are_sorted_unique_and_in_their_ranges() {
@@ -277,6 +329,33 @@ mod tests {
             assert_eq!(info.is_data(), !info.key.is_empty(), "{} must have a key", info.name);
             assert!(info.raise.iter().all(|rule| rule.to > info.class), "{}: a rule only raises", info.name);
         }
+    }
+
+    #[test]
+    fn every_attribute_is_of_the_kind_that_predicates_compare() {
+        let plain = |kind: &'static Kind| match kind {
+            Kind::Optional(inner) => inner,
+            kind => kind,
+        };
+        for info in TYPES {
+            for (attribute, name) in info.attributes {
+                let field = &info.record.fields[info.record.position(name).unwrap()];
+                let fits = match attribute {
+                    Attribute::Price => matches!(plain(&field.kind), Kind::Decimal),
+                    Attribute::Severity => *plain(&field.kind) == Kind::Name(&Severity::NAMES),
+                    _ => matches!(plain(&field.kind), Kind::Text),
+                };
+                assert!(fits, "{}.{name} as {attribute:?}", info.name);
+            }
+        }
+    }
+
+    #[test]
+    fn attributes_are_numbered_in_order() {
+        for (number, attribute) in Attribute::ALL.into_iter().enumerate() {
+            assert_eq!(attribute as usize, number);
+        }
+        assert_eq!(Attribute::ALL[..EQUALITY_ATTRIBUTES], Attribute::EQUALITY);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tickcast_engine::{Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
+use tickcast_protocol::codec::LZ4_BIT;
 use tickcast_protocol::frame::Frame;
 use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Policy, Reason};
 use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId, TopicFilter};
@@ -146,6 +147,7 @@ impl Connection {
             publisher_bytes: config.limits.publisher_bytes,
             strikes_max: config.limits.strikes,
             json_depth: config.limits.json_depth,
+            codecs: if config.compression.lz4 { LZ4_BIT } else { 0 },
         };
         let (session, format) = match speaks {
             Speaks::Binary => {

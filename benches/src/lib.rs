@@ -398,7 +398,7 @@ mod tests {
         publish(&engine, &trades, &mut sent, 10);
         drain(shard, &mut sink);
         let after = shard.stats().snapshot();
-        assert_eq!(after.deliveries - before.deliveries, 30);
+        assert_eq!(after.deliveries - before.deliveries, 40);
         assert_eq!(after.renders - before.renders, 20);
     }
 }

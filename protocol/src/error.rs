@@ -37,6 +37,19 @@ pub enum DecodeError {
     /// A payload codec this reader does not know.
     #[error("unknown codec {0}")]
     UnknownCodec(u8),
+    /// A compressed payload where only plain ones are read: compression is from server to client.
+    #[error(
+        "field `flags.codec` is {0}; whoever reads this takes codec 0 only, so send the payload uncompressed"
+    )]
+    Compressed(u8),
+    /// A compressed payload that is cut, points outside of itself, or does not make what was announced.
+    #[error("payload does not decompress to {raw_len} bytes, as `raw_len` says, by codec {codec}")]
+    Block {
+        /// The codec it claims.
+        codec: u8,
+        /// Bytes it should have made.
+        raw_len: usize,
+    },
     /// Larger than the reader accepts.
     #[error("frame of {size} bytes exceeds the limit of {limit}")]
     TooLarge {
@@ -61,12 +74,14 @@ impl DecodeError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Truncated { .. } | Self::Magic(_) | Self::HeaderField { .. } | Self::Payload { .. } => {
-                ErrorCode::BadRequest
-            }
+            Self::Truncated { .. }
+            | Self::Magic(_)
+            | Self::HeaderField { .. }
+            | Self::Block { .. }
+            | Self::Payload { .. } => ErrorCode::BadRequest,
             Self::Protocol(_) => ErrorCode::SchemaMismatch,
             Self::UnknownType(_) => ErrorCode::UnknownType,
-            Self::UnknownCodec(_) => ErrorCode::UnsupportedFormat,
+            Self::UnknownCodec(_) | Self::Compressed(_) => ErrorCode::UnsupportedFormat,
             Self::TooLarge { .. } => ErrorCode::MessageTooLarge,
             Self::Field(_) => ErrorCode::InvalidField,
         }
@@ -80,10 +95,10 @@ impl DecodeError {
             Self::Magic(_) => "magic",
             Self::Protocol(_) => "protocol",
             Self::UnknownType(_) => "type_id",
-            Self::UnknownCodec(_) => "flags.codec",
+            Self::UnknownCodec(_) | Self::Compressed(_) => "flags.codec",
             Self::Field(error) => &error.path,
             Self::Truncated { .. } | Self::TooLarge { .. } => "payload_len",
-            Self::Payload { .. } => "payload",
+            Self::Block { .. } | Self::Payload { .. } => "payload",
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A WebSocket message holds one or more whole frames. SPEC 3 has the header byte by byte.
 
+use bytes::{Bytes, BytesMut};
+
+use crate::codec;
 use crate::error::DecodeError;
 use crate::message::{Message, View};
 
@@ -18,7 +21,7 @@ pub const SUBPROTOCOL: &str = "tickcast.v2";
 
 /// Flag bit: the event's class is critical.
 pub const FLAG_CRITICAL: u16 = 1;
-/// Lowest bit of the four that name the payload's codec. Zero is none; 1 is LZ4 block.
+/// Lowest bit of the four that name the payload's [`codec`].
 pub const CODEC_SHIFT: u32 = 8;
 const CODEC_MASK: u16 = 0xF << CODEC_SHIFT;
 
@@ -50,6 +53,20 @@ impl Header {
     #[must_use]
     pub const fn codec(&self) -> u8 {
         ((self.flags & CODEC_MASK) >> CODEC_SHIFT) as u8
+    }
+
+    /// The same header with another codec, 0 to 15.
+    #[must_use]
+    pub const fn with_codec(mut self, codec: u8) -> Self {
+        self.flags = self.flags & !CODEC_MASK | (codec as u16) << CODEC_SHIFT & CODEC_MASK;
+        self
+    }
+
+    /// The header of the same frame before its payload was compressed.
+    #[must_use]
+    pub const fn decompressed(mut self) -> Self {
+        self.payload_len = self.raw_len;
+        self.with_codec(codec::NONE)
     }
 
     /// The header's bytes.
@@ -137,10 +154,10 @@ impl<'a> Frame<'a> {
         if payload_len.max(raw_len) > limit {
             return Err(DecodeError::TooLarge { size: payload_len.max(raw_len), limit });
         }
-        if header.codec() != 0 {
+        if !matches!(header.codec(), codec::NONE | codec::LZ4) {
             return Err(DecodeError::UnknownCodec(header.codec()));
         }
-        if raw_len != payload_len {
+        if header.codec() == codec::NONE && raw_len != payload_len {
             return Err(DecodeError::HeaderField {
                 field: "raw_len",
                 value: raw_len as u64,
@@ -154,11 +171,29 @@ impl<'a> Frame<'a> {
         Ok((Self { header, payload: &bytes[header_len..end] }, &bytes[end..]))
     }
 
+    /// True when the payload must be decompressed before it can be read.
+    #[must_use]
+    pub const fn is_compressed(&self) -> bool {
+        self.header.codec() != codec::NONE
+    }
+
+    /// Header and payload as they were before a codec was applied; see [`codec::decompress`].
+    ///
+    /// # Errors
+    /// [`DecodeError`], when the payload is broken.
+    pub fn decompress(&self, buffer: &mut BytesMut) -> Result<(Header, Bytes), DecodeError> {
+        codec::decompress(&self.header, self.payload, buffer)
+    }
+
     /// The message in place, its structure and contents checked.
     ///
     /// # Errors
-    /// [`DecodeError`], naming the field when there is one.
+    /// [`DecodeError`], naming the field when there is one. A compressed payload is not read in place:
+    /// [`decompress`](Self::decompress) it first, or refuse it.
     pub fn view(&self) -> Result<View<'a>, DecodeError> {
+        if self.is_compressed() {
+            return Err(DecodeError::Compressed(self.header.codec()));
+        }
         let view = View::access(self.header.type_id, self.payload, self.header.root_len)?;
         view.check()?;
         Ok(view)

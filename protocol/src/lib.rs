@@ -1,12 +1,13 @@
 //! Tickcast's wire language: frames, messages, topics, codes. No I/O, no async, no server.
 //!
-//! Modules in reading order: a [`frame`] carries a [`message`] about a [`topic`]; its
-//! [`sequence`] orders it; [`decimal`] keeps its numbers exact; [`error`] says what went wrong.
+//! Modules in reading order: a [`frame`] carries a [`message`] about a [`topic`], a large one made smaller
+//! by a [`codec`]; its [`sequence`] orders it; [`decimal`] keeps its numbers exact; [`error`] says what went wrong.
 //! A [`predicate`] is a condition on an event's attributes, asked for with a topic filter.
 //! [`registry`] answers questions about every type from the one table in [`message`].
 //! `SPEC.md` beside this crate describes the same bytes for writers of other clients.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod decimal;
 pub mod error;
 pub mod field;

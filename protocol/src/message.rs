@@ -259,6 +259,8 @@ messages! {
         name: String, "text";
         /// Program and version of the client; at most 64 bytes.
         client: String, "text";
+        /// Codecs the peer can read, besides none: bit 0 is LZ4 (section 3). Bits the server does not know are ignored.
+        codecs: u8, "bits";
     }
 
     /// Answer to hello: who the server is and what it allows.
@@ -280,6 +282,8 @@ messages! {
         subscriptions_max: u32, "count";
         /// Server time.
         server_time: Timestamp, "ns UTC";
+        /// Codecs that the server may use in data frames to this peer: of those it offered.
+        codecs: u8, "bits";
     }
 
     /// Asks for every stream that a topic filter names, now and later.

@@ -213,7 +213,7 @@ fn error_meaning(code: ErrorCode) -> (&'static str, &'static str) {
         ),
         ErrorCode::UnsupportedFormat => (
             "The peer's format cannot carry this type, or the codec is unknown.",
-            "Uses another format or no codec.",
+            "Uses another format, or codec 0.",
         ),
         ErrorCode::SchemaMismatch => ("Another protocol or schema version.", "Is upgraded."),
         ErrorCode::ResumeFailed => {

@@ -7,13 +7,14 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::BytesMut;
 use support::{golden, stamped, verify};
 use tickcast_protocol::decimal::DIGITS_MAX;
 use tickcast_protocol::field::{Blob, Entry, Json, LIST_LEN_MAX, Map, Scalar, TEXT_BYTES_MAX};
-use tickcast_protocol::frame::{self, Frame, HEADER_LEN, PAYLOAD_BYTES_MAX};
+use tickcast_protocol::frame::{self, Frame, HEADER_LEN, Header, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{Event, Extension, MarketData, Signal, SystemHealth};
 use tickcast_protocol::registry::{self, TypeInfo};
-use tickcast_protocol::{DecodeError, Message};
+use tickcast_protocol::{DecodeError, Message, codec};
 
 /// A broken frame, and the rule of SPEC 12 it breaks.
 struct Case {
@@ -109,7 +110,7 @@ fn header_cases() -> Vec<Case> {
         case("header_short", "12.4", "a header of 32 bytes", patched("signal", 3, &[4])),
         case("payload_over", "12.5", "a byte over 1 MiB", lengths(over, over)),
         case("raw_over", "12.5", "4 GiB once decoded", lengths(payload_len, u32::MAX)),
-        case("codec_lz4", "12.6", "codec 1", patched("signal", 9, &[1])),
+        case("codec_2", "12.6", "codec 2", patched("signal", 9, &[2])),
         case("codec_15", "12.6", "codec 15", patched("signal", 9, &[15])),
         case("raw_more", "12.7", "raw_len one more than payload_len", lengths(payload_len, payload_len + 1)),
         case("raw_zero", "12.7", "raw_len zero", lengths(payload_len, 0)),
@@ -136,6 +137,55 @@ fn header_cases() -> Vec<Case> {
             patched("signal", 10, &(payload_len as u16 + 1).to_le_bytes()),
         ),
         case("payload_empty", "12.10", "no payload at all", lengths(0, 0)[..HEADER_LEN].to_vec()),
+    ]
+}
+
+/// A frame whose payload is this LZ4 block.
+fn lz4(block: &[u8], raw_len: usize) -> Vec<u8> {
+    let header = Header {
+        payload_len: block.len() as u32,
+        raw_len: raw_len as u32,
+        ..frame::payload(&Message::sample(info("signal"), true)).1.with_codec(codec::LZ4)
+    };
+    [&header.to_bytes()[..], block].concat()
+}
+
+/// Every way for a block of SPEC 3.A to be broken. None gets as far as the type's own checks.
+fn lz4_cases() -> Vec<Case> {
+    // Literals `abcd`, eight bytes from four back, literals `e`: 13 bytes.
+    const GOOD: [u8; 9] = [0x44, b'a', b'b', b'c', b'd', 4, 0, 0x10, b'e'];
+    let changed = |at: usize, byte: u8| {
+        let mut block = GOOD;
+        block[at] = byte;
+        block
+    };
+    let over = PAYLOAD_BYTES_MAX + 1;
+    let plain = frame::payload(&Message::sample(info("signal"), true)).0;
+    vec![
+        case("lz4_raw_over", "12.5", "LZ4 of a byte over 1 MiB", lz4(&GOOD, over)),
+        case("lz4_payload_cut", "12.8", "the last byte of an LZ4 payload missing", {
+            let mut frame = lz4(&GOOD, 13);
+            frame.pop();
+            frame
+        }),
+        case("lz4_plain", "12.24", "a plain payload that says it is LZ4", lz4(&plain, plain.len())),
+        case("lz4_empty", "12.24", "no block at all", lz4(&[], 0)),
+        case("lz4_cut", "12.24", "a block without its last byte", lz4(&GOOD[..8], 13)),
+        case("lz4_ends_in_copy", "12.24", "a block that ends with a copy", lz4(&GOOD[..7], 12)),
+        case("lz4_offset_cut", "12.24", "a block that ends within an offset", lz4(&GOOD[..6], 12)),
+        case("lz4_length_cut", "12.24", "a block that ends within a length", lz4(&[0xF0, 255, 255], 600)),
+        case("lz4_raw_more", "12.24", "raw_len one more than the block makes", lz4(&GOOD, 14)),
+        case("lz4_raw_less", "12.24", "raw_len one less than the block makes", lz4(&GOOD, 12)),
+        case("lz4_raw_zero", "12.24", "raw_len zero", lz4(&GOOD, 0)),
+        case("lz4_offset_zero", "12.24", "offset zero", lz4(&changed(5, 0), 13)),
+        case("lz4_offset_before", "12.24", "an offset to before the payload", lz4(&changed(5, 5), 13)),
+        case("lz4_literals_beyond", "12.24", "more literals than there are", lz4(&changed(7, 0x20), 14)),
+        case(
+            "lz4_copy_huge",
+            "12.24",
+            "a copy of 260,000 bytes into 13",
+            lz4(&[&[0x4F, b'a', b'b', b'c', b'd', 4, 0][..], &[255; 1_020], &[0, 0x10, b'e']].concat(), 13),
+        ),
     ]
 }
 
@@ -392,12 +442,14 @@ fn rules() -> BTreeMap<&'static str, (&'static str, &'static str)> {
 }
 
 fn cases() -> Vec<Case> {
-    [header_cases(), structure_cases(), content_cases()].into_iter().flatten().collect()
+    [header_cases(), lz4_cases(), structure_cases(), content_cases()].into_iter().flatten().collect()
 }
 
 fn refusal(bytes: &[u8]) -> Option<DecodeError> {
     let read = |bytes| {
         let (frame, _) = Frame::split_first(bytes, PAYLOAD_BYTES_MAX)?;
+        let (header, payload) = frame.decompress(&mut BytesMut::new())?;
+        let frame = Frame { header, payload: &payload };
         let view = frame.view()?;
         view.write_key(&mut String::new()).map_err(DecodeError::from)
     };

@@ -31,7 +31,7 @@ KEY_BYTES_MAX = 112
 
 # SPEC 12, the table of rules: the code each is answered with
 RULES = {
-    **{f"12.{rule}": "BAD_REQUEST" for rule in (1, 2, 4, 7, 8, 10, 11, 12, 13, 14, 15)},
+    **{f"12.{rule}": "BAD_REQUEST" for rule in (1, 2, 4, 7, 8, 10, 11, 12, 13, 14, 15, 24)},
     "12.3": "SCHEMA_MISMATCH", "12.5": "MESSAGE_TOO_LARGE", "12.6": "UNSUPPORTED_FORMAT", "12.9": "UNKNOWN_TYPE",
     **{f"12.{rule}": "INVALID_FIELD" for rule in range(16, 24)},
 }
@@ -314,11 +314,11 @@ def message(type_id, type_name, *fields, key=(), any_of=()):
 
 
 # SPEC 6.1
-message(1, "hello", (0, "role", ROLE), (1, "name", text), (9, "client", text))
+message(1, "hello", (0, "role", ROLE), (1, "name", text), (9, "client", text), (17, "codecs", u8))
 # SPEC 6.2
 message(2, "welcome", (0, "boot_id", u64), (8, "epoch", u64), (16, "connection", u64), (24, "server", text),
         (32, "heartbeat_ms", u32), (36, "frame_bytes_max", u32), (40, "subscriptions_max", u32),
-        (44, "server_time", time))
+        (44, "server_time", time), (52, "codecs", u8))
 # SPEC 6.3
 message(3, "subscribe", (0, "request", u64), (8, "filter", text), (16, "start", START), (17, "policy", POLICY))
 # SPEC 6.4
@@ -513,6 +513,7 @@ Header = namedtuple(
     "Header", "type_id schema_version flags root_len stream sequence publish_time payload_len raw_len")
 HEADER_LEN = 40
 CRITICAL = 1
+LZ4 = 1  # SPEC 3, flags: the one codec this reader knows, and its bit in hello.codecs
 DATA_FIRST = 100  # SPEC 5
 
 
@@ -534,14 +535,49 @@ def split_first(data, limit=PAYLOAD_BYTES_MAX):
     header = Header(*struct.unpack_from("<HHHHIQQII", data, 4))
     if max(header.payload_len, header.raw_len) > limit:
         raise Refused("12.5", "payload_len")
-    if header.flags >> 8 & 0xF:  # SPEC 3, flags
+    codec = header.flags >> 8 & 0xF  # SPEC 3, flags
+    if codec > LZ4:
         raise Refused("12.6", "flags.codec")
-    if header.raw_len != header.payload_len:
+    if codec == 0 and header.raw_len != header.payload_len:
         raise Refused("12.7", "raw_len")
     end = header_len * 8 + header.payload_len
     if len(data) < end:
         raise Refused("12.8", "payload_len")
-    return header, data[header_len * 8:end], data[end:]
+    payload = data[header_len * 8:end]
+    return header, lz4_block(payload, header.raw_len) if codec == LZ4 else payload, data[end:]
+
+
+def lz4_block(block, raw_len):  # SPEC 3.A
+    raw, at = bytearray(), 0
+
+    def take(count):
+        nonlocal at
+        at += count
+        if at > len(block):
+            raise Refused("12.24", "payload")
+        return block[at - count:at]
+
+    def length(nibble):
+        total, more = nibble, 255 if nibble == 15 else 0
+        while more == 255:
+            more = take(1)[0]
+            total += more
+        return total
+
+    while True:
+        token = take(1)[0]
+        raw += take(length(token >> 4))
+        if at == len(block):
+            break
+        offset = int.from_bytes(take(2), "little")
+        count = 4 + length(token & 15)
+        if not 1 <= offset <= len(raw) or len(raw) + count > raw_len:
+            raise Refused("12.24", "payload")
+        for _ in range(count):  # byte by byte: a copy may reach into what it writes
+            raw.append(raw[-offset])
+    if len(raw) != raw_len:
+        raise Refused("12.24", "payload")
+    return bytes(raw)
 
 
 def decode(header, data):
@@ -654,6 +690,24 @@ def check_golden(path):
             pass
 
 
+def check_packed(path):
+    """A compressed frame is the plain one beside it, but for codec and lengths. SPEC 3.A"""
+    header, payload, rest = split_first(path.read_bytes())
+    plain_header, plain, _ = split_first(path.with_suffix(".plain.bin").read_bytes())
+    if rest or header.flags != plain_header.flags | LZ4 << 8 or header.payload_len >= header.raw_len:
+        raise Violation(f"{path.name} is not one compressed frame: {header}")
+    same = header._replace(flags=plain_header.flags, payload_len=header.raw_len)
+    if (same, payload) != (plain_header, plain) or decode(header, payload) != decode(plain_header, plain):
+        raise Violation(f"{path.name} is not {path.stem}.plain.bin once decompressed")
+    for at in range(HEADER_LEN, HEADER_LEN + header.payload_len):
+        broken = bytearray(path.read_bytes())
+        broken[at] ^= 0xFF
+        try:
+            decode(*split_first(bytes(broken))[:2])
+        except Refused:
+            pass
+
+
 def golden(directory):
     types = spec_types()
     for type_name, type_id in types.items():
@@ -668,6 +722,9 @@ def golden(directory):
         raise Violation(f"{sorted(stray)} have a twin and no frame")
     for stem in sorted(wanted):
         check_golden(directory / f"{stem}.bin")
+    packed = sorted(path for path in (directory / "lz4").glob("*.bin") if not path.stem.endswith(".plain"))
+    for path in packed:
+        check_packed(path)
     refused = 0
     listing = (directory / "corrupt" / "LIST.txt").read_text(encoding="utf-8")
     for line in listing.splitlines():
@@ -682,7 +739,7 @@ def golden(directory):
             refused += 1
         else:
             raise Violation(f"{file} breaks rule {rule} of SPEC 12 and was read")
-    print(f"{len(wanted)} golden frames read, {refused} corrupt frames refused")
+    print(f"{len(wanted)} golden frames read and {len(packed)} compressed ones, {refused} corrupt frames refused")
 
 
 # ------------------------------------------------------------------------------------------------------
@@ -811,7 +868,7 @@ class Follower:
         self.subscription, self.bracket, self.bracket_left = None, None, 0
         self.welcomed = False
         # SPEC 6.1: role 1 is subscriber
-        self.say(1, ("B", 1), "spec-reader", "spec_reader.py")
+        self.say(1, ("B", 1), "spec-reader", "spec_reader.py", ("B", LZ4))
 
     def say(self, type_id, *fields):
         self.connection.send(2, encode(type_id, *fields))
@@ -846,6 +903,8 @@ class Follower:
 
     def on_welcome(self, welcome):
         self.welcomed = True
+        if welcome["codecs"] & ~LZ4:
+            raise Violation(f"the server would use codecs {welcome['codecs']}, of which not all were offered (SPEC 6.1)")
         self.connection.socket.settimeout(3 * welcome["heartbeat_ms"] / 1000)  # SPEC 6.B, stale
         # SPEC 6.3: start 0 is live, policy 0 is default
         self.say(3, ("Q", 1), self.filter, ("B", 0), ("B", 0))

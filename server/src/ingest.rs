@@ -155,7 +155,8 @@ impl Ingest {
         &self.engine
     }
 
-    /// Publishes a frame as a publisher sent it: stream, sequence and time must be zero.
+    /// Publishes a frame as a publisher sent it: stream, sequence and time must be zero, and the payload
+    /// not compressed, since it is forwarded as it came to peers that read plain ones.
     ///
     /// # Errors
     /// The field at fault; the refusal is counted.
@@ -166,6 +167,9 @@ impl Ingest {
         wishes: Wishes<'_>,
     ) -> Result<Accepted, Refusal> {
         let header = &frame.header;
+        if frame.is_compressed() {
+            return Err(self.refuse(DecodeError::Compressed(header.codec()).into()));
+        }
         for (field, value) in [
             ("stream", u64::from(header.stream)),
             ("sequence", header.sequence),

@@ -98,6 +98,7 @@ pub fn start_with_clock(
         outbox_bytes: config.outbox.bytes,
         critical_events: config.outbox.events * CRITICAL_LANE_FACTOR,
         critical_bytes: config.outbox.bytes * CRITICAL_LANE_FACTOR,
+        lz4_min_bytes: config.compression.lz4_min_bytes,
         ..EngineConfig::default()
     };
     // Both identities change with each run: history does not outlive the process yet.

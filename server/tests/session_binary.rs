@@ -30,7 +30,7 @@ impl Peer {
     fn connect(server: &TestServer, role: Role) -> Self {
         let raw = Raw::connect(server.address(), "/ws", Some("tickcast.v2")).expect("upgrades");
         let mut peer = Self { raw, frames: VecDeque::new(), welcome: EMPTY_WELCOME };
-        peer.say(&Message::Hello(Hello { role, name: "desk-7".into(), client: "tests/1".into() }));
+        peer.say(&Message::Hello(Hello { role, name: "desk-7".into(), client: "tests/1".into(), codecs: 0 }));
         let Message::Welcome(welcome) = peer.next() else { panic!("welcome comes first") };
         Self { welcome, ..peer }
     }
@@ -110,6 +110,7 @@ const EMPTY_WELCOME: Welcome = Welcome {
     frame_bytes_max: 0,
     subscriptions_max: 0,
     server_time: Timestamp(0),
+    codecs: 0,
 };
 
 fn assert_near_now(time: Timestamp) {

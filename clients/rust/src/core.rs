@@ -32,6 +32,8 @@ mod tests;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
+use bytes::BytesMut;
+use tickcast_protocol::codec::LZ4_BIT;
 use tickcast_protocol::message::{Hello, Ping, Role};
 use tickcast_protocol::{CloseCode, Message, frame};
 
@@ -56,6 +58,8 @@ pub const ABNORMAL: u16 = 1006;
 const SILENT_HEARTBEATS_MAX: u64 = 4;
 /// Bounds on the heartbeat a server may ask for, in ms.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u32> = 50..=3_600_000;
+/// Room for decompressed payloads that is made at a time: a dozen of the usual size.
+const DECOMPRESSED_BYTES: usize = 16 * 1024;
 /// A server that answers no subscribe, or refuses one for now, is asked again after this, in ns.
 const SUBSCRIBE_RETRY_NS: u64 = 1_000_000_000;
 
@@ -84,6 +88,9 @@ pub struct CoreOptions {
     pub replies_max: usize,
     /// Most streams that are kept track of: about 250 bytes each. Frames of others are skipped and counted.
     pub streams_max: usize,
+    /// Whether the server may compress large messages to us (LZ4). Costs some microseconds for each of
+    /// them, where they are decompressed.
+    pub lz4: bool,
 }
 
 impl Default for CoreOptions {
@@ -100,6 +107,7 @@ impl Default for CoreOptions {
             publish_ttl: Some(Duration::from_secs(2)),
             replies_max: 8_192,
             streams_max: 65_536,
+            lz4: true,
         }
     }
 }
@@ -126,6 +134,10 @@ pub struct Stats {
     pub bytes: u64,
     /// Data frames received, snapshots and replays included.
     pub data_frames: u64,
+    /// Data frames that came compressed.
+    pub compressed: u64,
+    /// Bytes that those had once decompressed, less those that came.
+    pub compressed_saved_bytes: u64,
     /// Data frames dropped because their sequence was received or accounted for before.
     pub repeats: u64,
     /// Events missing that no notice explained. Not zero means that a server broke its promise.
@@ -223,6 +235,8 @@ pub struct Core {
     links: VecDeque<Link>,
     events: VecDeque<ClientEvent>,
     stats: Stats,
+    /// Room that payloads are decompressed into: used again once they are gone.
+    decompressed: BytesMut,
     /// Accounts of streams that are not followed any more.
     retired: Account,
 }
@@ -253,6 +267,7 @@ impl Core {
             links: VecDeque::new(),
             events: VecDeque::new(),
             stats: Stats::default(),
+            decompressed: BytesMut::with_capacity(DECOMPRESSED_BYTES),
             retired: Account::default(),
             options,
         }
@@ -308,6 +323,7 @@ impl Core {
             role: self.options.role,
             name: bounded(&self.options.name),
             client: bounded(&self.options.client),
+            codecs: if self.options.lz4 { LZ4_BIT } else { 0 },
         };
         self.send(&hello.into());
     }

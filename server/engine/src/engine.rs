@@ -57,6 +57,11 @@ pub struct EngineConfig {
     pub shards: usize,
     /// Most events a shard distributes per turn.
     pub turn_events: usize,
+    /// Smallest payload, in bytes, that is compressed for peers that read [`Format::BinaryLz4`]; compressed
+    /// once, by the first shard that needs it. `usize::MAX` compresses nothing.
+    ///
+    /// [`Format::BinaryLz4`]: crate::Format::BinaryLz4
+    pub lz4_min_bytes: usize,
 }
 
 impl Default for EngineConfig {
@@ -72,6 +77,7 @@ impl Default for EngineConfig {
             critical_bytes: 4 * 1024 * 1024,
             shards: 1,
             turn_events: 256,
+            lz4_min_bytes: 512,
         }
     }
 }
@@ -131,6 +137,7 @@ struct Shared {
     epoch: Epoch,
     boot: BootId,
     streams_max: usize,
+    lz4_min_bytes: usize,
     ingest: Mutex<Ingest>,
     records: Arc<Records>,
     ring: Ring<Item>,
@@ -199,8 +206,8 @@ impl Engine {
             .collect();
         let sequencer = Sequencer::new(config.streams_max);
         let ingest = Mutex::new(Ingest { sequencer, writer, records: Vec::new() });
-        let streams_max = config.streams_max;
-        let shared = Shared { epoch, boot, streams_max, ingest, records, ring, flags, stats };
+        let EngineConfig { streams_max, lz4_min_bytes, .. } = config;
+        let shared = Shared { epoch, boot, streams_max, lz4_min_bytes, ingest, records, ring, flags, stats };
         (Self { shared: Arc::new(shared) }, shards)
     }
 
@@ -224,7 +231,7 @@ impl Engine {
         if incoming.payload.len() > PAYLOAD_BYTES_MAX {
             return Err(PublishError::TooLarge { size: incoming.payload.len() });
         }
-        let draft = Draft::new(&incoming);
+        let draft = Draft::new(&incoming, self.shared.lz4_min_bytes);
         let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = self.stamp(&mut ingest, incoming.topic, incoming.facts.class, 1, now)?;
         let event = draft.stamp(stamp.stream, stamp.through, stamp.publish_time);

@@ -2,14 +2,16 @@
 //!
 //! The binary form is complete when the event is published: WebSocket head, Tickcast header, payload.
 //! Every other [`Format`] has a cell that the first shard to need it fills; a shard that loses the race
-//! throws its copy away and counts it, so nobody waits for anybody.
+//! throws its copy away and counts it, so nobody waits for anybody. Compressed frames are made here, from
+//! the binary form; JSON comes from outside ([`Render`]).
 #![forbid(unsafe_code)]
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use tickcast_protocol::frame::{self, HEADER_LEN, Header};
+use tickcast_protocol::codec;
+use tickcast_protocol::frame::{self, HEADER_LEN, Header, WS_HEAD_MAX};
 use tickcast_protocol::message::View;
 use tickcast_protocol::registry::{Attributes, TypeInfo};
 use tickcast_protocol::{Class, Message, Sequence, StreamId, Topic};
@@ -24,6 +26,9 @@ pub const OPCODE_BINARY: u8 = 2;
 pub enum Format {
     /// Tickcast frames, protocol v2: made at publish.
     Binary,
+    /// The same frames, the large ones with their payload as an LZ4 block. What is small, or does not
+    /// shrink, is the binary form itself: there is no second copy of it.
+    BinaryLz4,
     /// JSON of dialect D1, names in snake case.
     D1Snake,
     /// JSON of dialect D1, names in camel case.
@@ -32,23 +37,24 @@ pub enum Format {
 
 impl Format {
     /// Every format.
-    pub const ALL: [Self; 3] = [Self::Binary, Self::D1Snake, Self::D1Camel];
-    /// How many formats are rendered when first needed: all but the binary one.
+    pub const ALL: [Self; 4] = [Self::Binary, Self::BinaryLz4, Self::D1Snake, Self::D1Camel];
+    /// How many formats are made when first needed: all but the plain binary one.
     pub const LAZY: usize = Self::ALL.len() - 1;
 
-    /// True for the format whose bytes exist from the start.
+    /// True for the formats of peers that speak frames: they have binds, brackets and heartbeats.
     #[must_use]
     pub const fn is_binary(self) -> bool {
-        matches!(self, Self::Binary)
+        matches!(self, Self::Binary | Self::BinaryLz4)
     }
 
-    /// The event's cell that holds this format, or `None` for binary.
+    /// The event's cell that holds this format, or `None` for plain binary.
     #[must_use]
     pub const fn cell(self) -> Option<usize> {
         match self {
             Self::Binary => None,
-            Self::D1Snake => Some(0),
-            Self::D1Camel => Some(1),
+            Self::BinaryLz4 => Some(0),
+            Self::D1Snake => Some(1),
+            Self::D1Camel => Some(2),
         }
     }
 }
@@ -57,12 +63,12 @@ impl Format {
 /// must not block.
 pub trait Render: Send + Sync {
     /// One event as a whole WebSocket message (head included), or `None` when the format cannot carry
-    /// it. Never asked for [`Format::Binary`].
+    /// it. Never asked for a binary format.
     fn event(&self, event: &Event, format: Format) -> Option<Bytes>;
 
     /// What the engine tells one subscriber (bind, begin, end, notice, heartbeat), as a whole WebSocket
     /// message; `None` when the format has no word for it. `topic` is that of the message's stream, when
-    /// it concerns one stream. [`binary_message`] answers for [`Format::Binary`].
+    /// it concerns one stream. [`binary_message`] answers for the binary formats.
     fn control(&self, message: &Message, topic: Option<&Topic>, format: Format) -> Option<Bytes>;
 }
 
@@ -88,6 +94,8 @@ pub struct Event {
     root_len: u16,
     /// Where the payload starts in `binary`.
     payload_at: u16,
+    /// Its payload is large enough to be worth compressing.
+    is_large: bool,
     sequence: Sequence,
     publish_time: u64,
     conflation_key: u64,
@@ -120,8 +128,9 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Copies the payload behind its heads. Two allocations: the buffer and the event.
-    pub(crate) fn new(incoming: &Incoming<'_>) -> Self {
+    /// Copies the payload behind its heads. Two allocations: the buffer and the event. Payloads of
+    /// `lz4_min` bytes or more are compressed for those who read that.
+    pub(crate) fn new(incoming: &Incoming<'_>, lz4_min: usize) -> Self {
         let length = incoming.payload.len();
         let (head, head_len) = frame::websocket_head(OPCODE_BINARY, HEADER_LEN + length);
         let class = incoming.facts.class;
@@ -147,6 +156,7 @@ impl Draft {
             schema_version: incoming.schema_version,
             root_len: incoming.root_len,
             payload_at: (head_len + HEADER_LEN) as u16,
+            is_large: length >= lz4_min,
             sequence: Sequence(0),
             publish_time: 0,
             conflation_key: incoming.facts.conflation_key,
@@ -257,10 +267,13 @@ impl Event {
     }
 
     /// The whole WebSocket message in `format`; `None` when the format cannot carry the event. The first
-    /// call per lazy format renders, for every shard.
+    /// call per lazy format renders or compresses, for every shard.
     pub fn framed(&self, format: Format, render: &dyn Render, stats: &ShardStats) -> Option<&Bytes> {
         let Some(cell) = format.cell() else { return Some(&self.binary) };
         let cell = &self.cells[cell];
+        if format == Format::BinaryLz4 {
+            return Some(if self.is_large { self.lz4(cell, stats) } else { &self.binary });
+        }
         if cell.get().is_none() {
             stats.renders.add(1);
             // Rendering happens outside of `set`, which then only moves a pointer.
@@ -269,6 +282,44 @@ impl Event {
             }
         }
         cell.get().and_then(Option::as_ref)
+    }
+
+    /// The compressed frame, made by the first call; the binary one when it does not shrink, of which the
+    /// cell then keeps nothing but that it was tried.
+    fn lz4<'a>(&'a self, cell: &'a OnceLock<Option<Bytes>>, stats: &ShardStats) -> &'a Bytes {
+        if cell.get().is_none() {
+            let made = self.compress();
+            let length = made.as_ref().map(Bytes::len);
+            match (cell.set(made), length) {
+                (Err(_), _) => stats.lost_races.add(1),
+                (Ok(()), None) => stats.incompressible.add(1),
+                (Ok(()), Some(length)) => {
+                    stats.compressed.add(1);
+                    stats.compressed_saved_bytes.add((self.binary.len() - length) as u64);
+                }
+            }
+        }
+        cell.get().and_then(Option::as_ref).unwrap_or(&self.binary)
+    }
+
+    /// The frame with its payload as an LZ4 block, if that is smaller.
+    fn compress(&self) -> Option<Bytes> {
+        const PAYLOAD_AT: usize = WS_HEAD_MAX + HEADER_LEN;
+        // The heads are written in front of the block when its length is known.
+        let mut buffer = vec![0; PAYLOAD_AT];
+        if !codec::compress(self.payload(), &mut buffer) {
+            return None;
+        }
+        let length = buffer.len() - PAYLOAD_AT;
+        let plain = &self.binary[usize::from(self.payload_at) - HEADER_LEN..];
+        let (header, _) = Header::parse(plain).expect("stamped by us");
+        let header = Header { payload_len: length as u32, ..header.with_codec(codec::LZ4) };
+        let (head, head_len) = frame::websocket_head(OPCODE_BINARY, HEADER_LEN + length);
+        let start = WS_HEAD_MAX - head_len;
+        buffer[start..WS_HEAD_MAX].copy_from_slice(&head[..head_len]);
+        buffer[WS_HEAD_MAX..PAYLOAD_AT].copy_from_slice(&header.to_bytes());
+        // Copied, because the buffer has room for a block larger than the payload.
+        Some(Bytes::copy_from_slice(&buffer[start..]))
     }
 }
 
@@ -305,7 +356,7 @@ pub(crate) mod tests {
     /// An event whose payload is only a filler: most of the engine never looks at it.
     pub(crate) fn event(stream: u32, sequence: u64, key: u64, class: Class, payload: &[u8]) -> Arc<Event> {
         let topic = Topic::parse(&format!("market_data.S{stream}")).unwrap();
-        Draft::new(&incoming(&topic, class, key, payload)).stamp(
+        Draft::new(&incoming(&topic, class, key, payload), 64).stamp(
             StreamId(stream),
             Sequence(sequence),
             1_000 + sequence,
@@ -371,6 +422,46 @@ pub(crate) mod tests {
         }
         assert_eq!(render.0.load(Ordering::Relaxed), 2);
         assert_eq!((stats.renders.get(), stats.lost_races.get()), (2, 0));
+    }
+
+    #[test]
+    fn event_is_compressed_once_and_reads_back() {
+        for length in [64, 100, 600, 65_400, 70_000] {
+            let payload: Vec<u8> = (0..length).map(|at| (at / 8 % 50) as u8).collect();
+            let event = event(3, 9, 1, Class::Critical, &payload);
+            let (render, stats) = (Counting::default(), ShardStats::default());
+            let bytes = event.framed(Format::BinaryLz4, &render, &stats).unwrap().clone();
+            let again = event.framed(Format::BinaryLz4, &render, &stats).unwrap();
+            assert_eq!(bytes.as_ptr(), again.as_ptr());
+            let head = 2 + match bytes[1] {
+                126 => 2,
+                127 => 8,
+                _ => 0,
+            };
+            let (frame, rest) = Frame::split_first(&bytes[head..], 1 << 20).unwrap();
+            assert!(rest.is_empty() && frame.is_compressed());
+            let (header, made) = frame.decompress(&mut Default::default()).unwrap();
+            assert_eq!(made, payload);
+            let (plain, _) = Header::parse(&event.binary()[usize::from(event.payload_at) - 40..]).unwrap();
+            assert_eq!(header, plain);
+            let saved = (event.binary().len() - bytes.len()) as u64;
+            assert_eq!((stats.compressed.get(), stats.compressed_saved_bytes.get()), (1, saved));
+            assert_eq!((stats.renders.get(), stats.incompressible.get()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_is_small_or_does_not_shrink_has_no_second_copy() {
+        let noise: Vec<u8> = (0..64u8).collect();
+        let (render, stats) = (Counting::default(), ShardStats::default());
+        for (payload, tried) in [(&[7; 63][..], 0), (&noise, 1), (&noise, 2)] {
+            let event = event(1, 1, 1, Class::Latest, payload);
+            for _ in 0..3 {
+                let bytes = event.framed(Format::BinaryLz4, &render, &stats).unwrap();
+                assert_eq!(bytes.as_ptr(), event.binary().as_ptr());
+            }
+            assert_eq!((stats.compressed.get(), stats.incompressible.get()), (0, tried));
+        }
     }
 
     #[test]

@@ -204,7 +204,8 @@ impl Shard {
         let mut start = if from == 0 { 0 } else { run.frames()[from - 1].end };
         let mut too_slow = false;
         for frame in &run.frames()[from..] {
-            let size = frame.end - start;
+            // Compressed or not: a reference keeps the whole event.
+            let size = (frame.end - start).max(store.get(&frame.event).binary().len());
             start = frame.end;
             let policy = peer.route(store.get(&frame.event).stream(), streams).policy;
             let class = store.get(&frame.event).class();

@@ -16,7 +16,7 @@ use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tickcast_protocol::frame::{Frames, websocket_head};
 use tickcast_protocol::message::{Acknowledge, NoticeKind, Policy, Reason, SubscriptionStatus};
 use tickcast_protocol::registry::DATA_FIRST;
@@ -268,7 +268,12 @@ impl Client {
         for frame in Frames::new(body, 1 << 20) {
             let frame = frame.expect("torn frame");
             if frame.header.type_id >= DATA_FIRST {
-                self.event(frame.header.stream, frame.header.sequence, frame.payload, log);
+                assert!(
+                    !frame.is_compressed() || self.format == Format::BinaryLz4,
+                    "compressed, unasked for"
+                );
+                let (header, payload) = frame.decompress(&mut BytesMut::new()).expect("a sound block");
+                self.event(header.stream, header.sequence, &payload, log);
             } else {
                 self.control(frame.view().expect("a sound message").to_owned(), log);
             }
@@ -418,6 +423,7 @@ impl World {
             critical_bytes: random.between(500, 20_000),
             shards,
             turn_events: random.between(1, 40),
+            lz4_min_bytes: random.between(30, 60),
         };
         let notifies = (0..shards).map(|_| Arc::new(|| {}) as Arc<dyn Notify>).collect();
         let (engine, shards) = Engine::new(config, EPOCH, BootId(1), Arc::new(Words), notifies);
@@ -461,7 +467,10 @@ impl World {
                 class = Class::Critical;
             }
             let topic = Topic::parse(name).unwrap();
-            let payload: Vec<u8> = (0..self.random.below(90)).map(|_| self.random.next() as u8).collect();
+            let mut payload: Vec<u8> = (0..self.random.below(90)).map(|_| self.random.next() as u8).collect();
+            if self.random.one_in(2) {
+                payload = payload.repeat(2); // What can be compressed, and is if it is large enough.
+            }
             let key = self.random.below(3) as u64;
             // The clock may be set back.
             self.now = (self.now + self.random.below(5) as u64).saturating_sub(2);
@@ -503,6 +512,7 @@ impl World {
         let format = match self.random.below(8) {
             0 => Format::D1Snake,
             1 => Format::D1Camel,
+            2..=4 => Format::BinaryLz4,
             _ => Format::Binary,
         };
         let id = self.shards[shard].attach(format);
@@ -797,7 +807,7 @@ fn every_event_is_received_or_told_as_lost() {
         }
     }
     println!(
-        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} resumed, {} closed, {} short writes",
+        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} resumed, {} closed, {} short writes, {} compressed",
         seeds.start,
         seeds.end - 1,
         sum.deliveries,
@@ -807,11 +817,21 @@ fn every_event_is_received_or_told_as_lost() {
         sum.gapped,
         resumed,
         sum.closed_slow,
-        sum.writes_short
+        sum.writes_short,
+        sum.compressed
     );
     if seeds.end - seeds.start >= 100 {
-        let reached =
-            [sum.laps, sum.repaired, sum.conflated, sum.gapped, resumed, sum.closed_slow, sum.writes_short];
+        let reached = [
+            sum.laps,
+            sum.repaired,
+            sum.conflated,
+            sum.gapped,
+            resumed,
+            sum.closed_slow,
+            sum.writes_short,
+            sum.compressed,
+            sum.incompressible,
+        ];
         assert!(reached.iter().all(|count| *count > 0), "the simulator misses what it is for: {reached:?}");
     }
 }

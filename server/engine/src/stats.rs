@@ -105,8 +105,14 @@ counters! {
     repaired,
     /// Events rendered in a format other than binary.
     renders,
-    /// Renderings thrown away, because another shard was first.
+    /// Renderings and compressions thrown away, because another shard was first.
     lost_races,
+    /// Events compressed, once for all shards and peers that read LZ4.
+    compressed,
+    /// Bytes by which those events got smaller, counted once an event, not once a delivery.
+    compressed_saved_bytes,
+    /// Events large enough to compress that did not shrink, and went out as they are.
+    incompressible,
     /// Events that could not be carried by a group's format.
     uncarried,
     /// Events that found an outbox with as many events as it may hold.

@@ -412,7 +412,9 @@ impl Shard {
         let peer = peers.member(index);
         let format = peer.format;
         let framed_len = |event: &EventRef, store: &Store| {
-            store.get(event).framed(format, &**render, stats).map(Bytes::len)
+            let event = store.get(event);
+            // Compressed or not: a reference keeps the whole event.
+            event.framed(format, &**render, stats).map(|bytes| bytes.len().max(event.binary().len()))
         };
         let carried = |entry: &&(StreamId, Recent)| match &entry.1 {
             Recent::Event(event) => framed_len(event, store).is_some(),

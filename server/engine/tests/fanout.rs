@@ -6,13 +6,13 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tickcast_engine::{
     BIND_BYTES_MAX, CONTROL_BYTES_MAX, Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify,
     PeerId, PeerIo, PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError, Subscribed,
     Written, binary_message,
 };
-use tickcast_protocol::frame::Frames;
+use tickcast_protocol::frame::{Frame, Frames};
 use tickcast_protocol::message::{Policy, Pong};
 use tickcast_protocol::registry::{self, Attributes, DATA_FIRST, Facts};
 use tickcast_protocol::{
@@ -31,7 +31,7 @@ impl Render for Words {
 
     fn control(&self, message: &Message, topic: Option<&Topic>, format: Format) -> Option<Bytes> {
         match (format, message) {
-            (Format::Binary, message) => Some(binary_message(message)),
+            (format, message) if format.is_binary() => Some(binary_message(message)),
             (_, Message::Notice(notice)) => Some(Bytes::from(format!("[{} lost {}]", topic?, notice.gapped))),
             _ => None,
         }
@@ -688,6 +688,81 @@ fn json_peers_share_one_rendering_and_their_own_words() {
     assert_eq!(bench.net.text(peers[0]), "[ok][public_trade.A lost 2][public_trade.A 3]");
     assert_eq!(bench.net.text(peers[1]), "[ok][public_trade.A 1][public_trade.A 2][public_trade.A 3]");
     assert_eq!(bench.shard.stats().renders.get(), 3);
+}
+
+#[test]
+fn large_event_is_compressed_once_for_all_who_read_lz4() {
+    let mut bench = Bench::new(|config| config.lz4_min_bytes = 512);
+    let formats = [Format::BinaryLz4, Format::Binary, Format::BinaryLz4, Format::D1Snake, Format::BinaryLz4];
+    let peers = formats.map(|format| bench.shard.attach(format));
+    for peer in peers {
+        bench.ask(peer, "analytics_update.A", Start::Live).unwrap();
+    }
+    bench.net.taken.clear();
+    let topic = Topic::parse("analytics_update.A").unwrap();
+    let facts = Facts { class: Class::Latest, conflation_key: 1, attributes: Attributes::default() };
+    let info = registry::by_name("analytics_update").unwrap();
+    // Small, large, and large enough but without anything that comes again.
+    let noise: Vec<u8> = (0..600u32).map(|n| (n * n * 31 / 7 + n / 3) as u8).collect();
+    let payloads = [vec![5; 511], b"book ".repeat(400), noise];
+    for payload in &payloads {
+        let incoming = Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload };
+        bench.engine.publish(incoming, 1).unwrap();
+    }
+    bench.run();
+
+    let plain = bench.net.taken[&peers[1]].clone();
+    let small = bench.net.taken[&peers[0]].clone();
+    for peer in [peers[2], peers[4]] {
+        assert_eq!(bench.net.taken[&peer], small, "the same bytes for every peer of the group");
+    }
+    let counts = bench.shard.stats().snapshot();
+    assert_eq!((counts.compressed, counts.incompressible, counts.renders), (1, 1, 3));
+    assert_eq!(counts.compressed_saved_bytes, (plain.len() - small.len()) as u64);
+    assert!(counts.compressed_saved_bytes > 1_900, "{counts:?}");
+    assert_eq!((counts.deliveries, counts.deliveries_binary), (15, 12));
+
+    for bytes in [plain, small] {
+        let (mut rest, mut events) = (&bytes[..], Vec::new());
+        while !rest.is_empty() {
+            let length = usize::from(u16::from_be_bytes([rest[2], rest[3]]));
+            let (head, length) = if rest[1] < 126 { (2, usize::from(rest[1])) } else { (4, length) };
+            let (frame, behind) = Frame::split_first(&rest[head..head + length], 1 << 20).unwrap();
+            assert!(behind.is_empty(), "one frame a message");
+            if frame.header.type_id >= DATA_FIRST {
+                let (header, payload) = frame.decompress(&mut BytesMut::new()).unwrap();
+                events.push((header.sequence, payload.to_vec()));
+            }
+            rest = &rest[head + length..];
+        }
+        assert_eq!(events, (1..).zip(payloads.clone()).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn slow_reader_of_lz4_is_charged_for_the_whole_event() {
+    let mut bench = Bench::new(|config| (config.outbox_bytes, config.lz4_min_bytes) = (5_000, 512));
+    let formats = [Format::BinaryLz4, Format::Binary];
+    let peers = formats.map(|format| bench.shard.attach(format));
+    for peer in peers {
+        bench.ask(peer, "public_trade.A", Start::Live).unwrap();
+        bench.net.close_socket(peer);
+    }
+    let topic = Topic::parse("public_trade.A").unwrap();
+    let facts = Facts { class: Class::Ordered, conflation_key: 1, attributes: Attributes::default() };
+    let info = registry::by_name("public_trade").unwrap();
+    let payload = [7; 2_000];
+    for _ in 0..10 {
+        let incoming =
+            Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload: &payload };
+        bench.engine.publish(incoming, 1).unwrap();
+        bench.run();
+    }
+    for peer in peers {
+        let status = bench.shard.peer_status(peer).unwrap();
+        assert_eq!((status.queued_events, status.gapped), (2, 8), "{status:?}");
+    }
+    assert_eq!(bench.shard.stats().compressed.get(), 10);
 }
 
 #[test]

@@ -73,8 +73,8 @@ impl Config {
 /// The most memory the settings allow. Nothing of it is allocated ahead except the ring's slots; the
 /// sum is reached when every holder is full of the largest messages, none of them shared.
 ///
-/// Events are counted in their binary form; each JSON form that somebody listens to adds its own. The
-/// kernel's socket buffers and the program itself are not in it.
+/// Events are counted in their binary form; each JSON form that somebody listens to, and the compressed
+/// form of large ones, adds its own. The kernel's socket buffers and the program itself are not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
     /// What is bounded by settings alone.

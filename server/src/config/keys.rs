@@ -336,6 +336,17 @@ keys! {
         bytes: usize = "256KiB", size(16 * KIB, 64 * MIB);
     }
 
+    /// Large messages to binary clients that can read LZ4, compressed once a message for all of them.
+    compression: Compression {
+        /// Whether LZ4 is used at all.
+        #[cost("for each large message that such a client reads, some microseconds on one shard and a second, smaller copy.")]
+        lz4: bool = true, Kind::Flag;
+        /// Bytes of a payload from which on it is compressed; one that does not get smaller by a sixteenth
+        /// is sent as it is.
+        #[cost("traffic: messages below it are sent in full. A smaller value costs shards and clients more work.")]
+        lz4_min_bytes: usize = "512B", size(64, 64 * KIB);
+    }
+
     /// When a source of events counts as unwell.
     health: Health {
         /// Time without an event until a stream is announced as stale.

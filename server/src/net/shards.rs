@@ -19,6 +19,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use tickcast_engine::{Notify, PeerId, PeerIo, Shard, Written};
+use tickcast_protocol::codec::LZ4_BIT;
 use tokio::net::TcpStream;
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify as TokioNotify, mpsc};
@@ -290,6 +291,7 @@ fn run(
         publisher_bytes: limits.publisher_bytes,
         strikes_max: limits.strikes,
         json_depth: limits.json_depth,
+        codecs: if shared.config.compression.lz4 { LZ4_BIT } else { 0 },
     });
     let cell = Rc::new(Cell {
         shard: RefCell::new(shard),

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
-use tickcast_engine::{Start, Subscribe, SubscribeError, Subscribed};
+use tickcast_engine::{Format, Start, Subscribe, SubscribeError, Subscribed};
+use tickcast_protocol::codec::LZ4_BIT;
 use tickcast_protocol::field::{Timestamp, Value};
 use tickcast_protocol::frame::{Frame, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
@@ -173,7 +174,7 @@ impl BinarySession {
                         return Err(Rejection::new(0, ErrorCode::InvalidField, field, text));
                     }
                 }
-                self.hello(Role(hello.role.0), desk)
+                self.hello(Role(hello.role.0), hello.codecs, desk)
             }
             (None, message) => {
                 Err(Rejection::new(request_of(message), ErrorCode::InvalidState, "", "say hello first"))
@@ -205,7 +206,7 @@ impl BinarySession {
         }
     }
 
-    fn hello(&mut self, role: Role, desk: &mut dyn Desk) -> Result<(), Rejection> {
+    fn hello(&mut self, role: Role, offered: u8, desk: &mut dyn Desk) -> Result<(), Rejection> {
         if Role::NAMES.name_of(role.0).is_none() {
             let text = format!("field `role` is {}, allowed is 1 subscriber, 2 publisher, 3 both", role.0);
             return Err(Rejection::new(0, ErrorCode::InvalidField, "role", text));
@@ -217,6 +218,10 @@ impl BinarySession {
             desk.accept_publisher();
         }
         self.role = Some(role);
+        let codecs = offered & self.terms.codecs;
+        if codecs & LZ4_BIT != 0 {
+            desk.set_format(Format::BinaryLz4);
+        }
         let limit = if publishes { self.terms.publisher_bytes } else { self.terms.inbound_bytes };
         desk.say(framed(&Message::Welcome(message::Welcome {
             boot_id: self.terms.boot_id,
@@ -227,6 +232,7 @@ impl BinarySession {
             frame_bytes_max: limit as u32,
             subscriptions_max: self.terms.subscriptions_max as u32,
             server_time: Timestamp(desk.now() as i64),
+            codecs,
         })));
         Ok(())
     }

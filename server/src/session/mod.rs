@@ -84,6 +84,8 @@ pub struct Terms {
     pub strikes_max: usize,
     /// Levels of a JSON message.
     pub json_depth: usize,
+    /// Codecs the server compresses with, as in `hello.codecs`.
+    pub codecs: u8,
 }
 
 /// Malformed messages so far.

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use tickcast::config::{Config, Host, Settings};
 use tickcast::feeds::run::FeedSpec;
 use tickcast::server::{self, Running};
@@ -200,8 +201,13 @@ impl Raw {
 
     /// A binary client that has said hello and was welcomed.
     pub fn binary(address: SocketAddr, role: Role) -> Self {
+        Self::binary_that_reads(0, address, role)
+    }
+
+    /// The same, which offers these codecs.
+    pub fn binary_that_reads(codecs: u8, address: SocketAddr, role: Role) -> Self {
         let mut raw = Self::connect(address, "/ws", Some("tickcast.v2")).expect("upgrades");
-        raw.say(&Message::Hello(Hello { role, name: "test".into(), client: "test".into() }));
+        raw.say(&Message::Hello(Hello { role, name: "test".into(), client: "test".into(), codecs }));
         let welcome = raw.message();
         assert!(matches!(welcome, Message::Welcome(_)), "{welcome:?}");
         raw
@@ -220,6 +226,7 @@ impl Raw {
             role: Role::SUBSCRIBER,
             name: "slow".into(),
             client: "test".into(),
+            codecs: 0,
         }));
         let welcome = raw.message();
         assert!(matches!(welcome, Message::Welcome(_)), "{welcome:?}");
@@ -306,14 +313,16 @@ impl Raw {
         }
     }
 
-    /// The next data frame of a binary connection: header and message.
+    /// The next data frame of a binary connection: its header as it came, and the message.
     pub fn data(&mut self) -> (tickcast_protocol::Header, Message) {
         loop {
             let arrived = self.next();
             assert_eq!(arrived.opcode, BINARY, "{arrived:?}");
             let (frame, _) = Frame::split_first(&arrived.payload, PAYLOAD_BYTES_MAX).expect("a sound frame");
             if frame.header.type_id >= registry::DATA_FIRST {
-                return (frame.header, frame.view().expect("a sound payload").to_owned());
+                let (header, payload) = frame.decompress(&mut BytesMut::new()).expect("a sound block");
+                let whole = Frame { header, payload: &payload };
+                return (frame.header, whole.view().expect("a sound payload").to_owned());
             }
         }
     }

@@ -155,8 +155,8 @@ pub enum Origin {
     Replay,
 }
 
-/// One event of one subscription. The payload shares the buffer it was read into: keep a [`Data`] for
-/// long only after [`Data::detach`].
+/// One event of one subscription. The payload shares the buffer it was read or decompressed into: keep a
+/// [`Data`] for long only after [`Data::detach`].
 #[derive(Clone, Debug)]
 pub struct Data {
     /// The subscription it was delivered to. An event that two subscriptions match is told twice.
@@ -167,9 +167,9 @@ pub struct Data {
     pub class: Class,
     /// News, last value, or replay.
     pub origin: Origin,
-    /// The frame's header.
+    /// The frame's header; of a payload that came compressed, as it was before that.
     pub header: Header,
-    /// The frame's payload, not yet checked.
+    /// The frame's payload, decompressed and not yet checked.
     pub payload: Bytes,
     /// When it was received, on the clock of the caller.
     pub received_at: u64,
@@ -554,6 +554,8 @@ pub struct ServerInfo {
     pub frame_bytes_max: u32,
     /// Most subscriptions of a connection.
     pub subscriptions_max: u32,
+    /// Whether it compresses large messages to us.
+    pub lz4: bool,
 }
 
 #[cfg(test)]

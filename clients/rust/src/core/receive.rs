@@ -1,10 +1,11 @@
 //! What the server sends, frame by frame.
 
 use bytes::Bytes;
+use tickcast_protocol::codec::LZ4_BIT;
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{Bracket, Error, Heartbeat, Notice, NoticeKind, Ping, Pong, Welcome};
 use tickcast_protocol::registry::DATA_FIRST;
-use tickcast_protocol::{BootId, CloseCode, Epoch, Frame, Message};
+use tickcast_protocol::{BootId, CloseCode, DecodeError, Epoch, Frame, Message};
 
 use super::account::{Arrival, Replayed, Told};
 use super::event::{
@@ -14,7 +15,8 @@ use super::streams::Known;
 use super::{Core, HEARTBEAT_MS, Open, Request, State};
 
 impl Core {
-    /// A WebSocket message arrived. Payloads of the events it leads to share its bytes.
+    /// A WebSocket message arrived. Payloads of the events it leads to share its bytes, or, if they came
+    /// compressed, a buffer of the core's.
     pub fn received(&mut self, message: impl Into<Bytes>, now: u64) {
         let message: Bytes = message.into();
         match &mut self.state {
@@ -33,10 +35,7 @@ impl Core {
         self.stats.bytes += message.len() as u64;
         for frame in Frames::new(&message, PAYLOAD_BYTES_MAX) {
             let outcome = match frame {
-                Ok(frame) if frame.header.type_id >= DATA_FIRST => {
-                    self.on_data(&frame, &message, now);
-                    Ok(())
-                }
+                Ok(frame) if frame.header.type_id >= DATA_FIRST => self.on_data(&frame, &message, now),
                 Ok(frame) => self.on_control(&frame, now),
                 Err(error) => Err(error),
             };
@@ -51,7 +50,7 @@ impl Core {
         }
     }
 
-    fn on_control(&mut self, frame: &Frame<'_>, now: u64) -> Result<(), tickcast_protocol::DecodeError> {
+    fn on_control(&mut self, frame: &Frame<'_>, now: u64) -> Result<(), DecodeError> {
         if tickcast_protocol::registry::by_id(frame.header.type_id).is_none() {
             // Of a newer server: what it says there we cannot miss.
             self.stats.ignored += 1;
@@ -111,6 +110,7 @@ impl Core {
             heartbeat_ms: welcome.heartbeat_ms,
             frame_bytes_max: welcome.frame_bytes_max,
             subscriptions_max: welcome.subscriptions_max,
+            lz4: welcome.codecs & LZ4_BIT != 0,
         });
         self.stats.connections += 1;
         self.state = State::Open(Open {
@@ -126,10 +126,10 @@ impl Core {
         self.ask_for_all();
     }
 
-    fn on_data(&mut self, frame: &Frame<'_>, message: &Bytes, now: u64) {
+    fn on_data(&mut self, frame: &Frame<'_>, message: &Bytes, now: u64) -> Result<(), DecodeError> {
         let State::Open(open) = &mut self.state else {
             self.stats.ignored += 1;
-            return;
+            return Ok(());
         };
         self.stats.data_frames += 1;
         let header = frame.header;
@@ -137,7 +137,7 @@ impl Core {
             Known::Stream(index) => index,
             Known::Skipped => {
                 self.stats.skipped += 1;
-                return;
+                return Ok(());
             }
             Known::Unbound => {
                 self.stats.unbound += 1;
@@ -145,10 +145,18 @@ impl Core {
                     let violation = Violation::Unbound(header.stream);
                     self.events.push_back(ClientEvent::Violation(violation));
                 }
-                return;
+                return Ok(());
             }
         };
-        let payload = message.slice_ref(frame.payload);
+        let (header, payload) = if frame.is_compressed() {
+            let (header, payload) = frame.decompress(&mut self.decompressed)?;
+            self.stats.compressed += 1;
+            let saved = payload.len().saturating_sub(frame.payload.len());
+            self.stats.compressed_saved_bytes += saved as u64;
+            (header, payload)
+        } else {
+            (header, message.slice_ref(frame.payload))
+        };
         let stream = &mut self.streams.list[index];
         // A bracket is of one subscription; a stream that this one does not follow cannot be part of it.
         let bracket = open.bracket.filter(|(of, _)| stream.tracks.iter().any(|track| track.server_id == *of));
@@ -221,6 +229,7 @@ impl Core {
         }
         // A rhythm that just became known may bring its bound forward.
         self.look_at = self.look_at.min(now.saturating_add(super::fresh::BOUND_MIN_NS));
+        Ok(())
     }
 
     fn on_notice(&mut self, notice: &Notice, now: u64) {

@@ -8,7 +8,7 @@ use tickcast_protocol::message::{
     Acknowledge, Begin, Bind, Binding, Bracket, ClassName, Durability, End, Error, Head, Heartbeat, Notice,
     NoticeKind, Policy, Pong, PublishStatus, Published, Reason, Start, SubscriptionStatus, Welcome,
 };
-use tickcast_protocol::{ErrorCode, TopicFilter, registry};
+use tickcast_protocol::{ErrorCode, TopicFilter, codec, registry};
 
 use super::*;
 
@@ -110,6 +110,7 @@ impl Script {
             frame_bytes_max: 4_096,
             subscriptions_max: 10,
             server_time: Timestamp(0),
+            codecs: 0,
         }
         .into()]);
     }
@@ -1086,6 +1087,78 @@ fn a_malformed_frame_is_reported_and_the_connection_left() {
     assert_eq!(script.core.stats().malformed, 1);
 }
 
+/// A large event of stream 5, as a server sends it to who reads LZ4; and the same uncompressed.
+fn compressed(sequence: u64) -> (Vec<u8>, Vec<u8>) {
+    let Message::Notification(mut message) =
+        Message::sample(registry::by_name("notification").unwrap(), true)
+    else {
+        panic!("notification")
+    };
+    message.message = "the same words again, ".repeat(60);
+    let (payload, header) = frame::payload(&message.into());
+    let plain = frame::Header { stream: 5, sequence, publish_time: 1, ..header };
+    let mut block = Vec::new();
+    assert!(codec::compress(&payload, &mut block));
+    let header = frame::Header { payload_len: block.len() as u32, ..plain.with_codec(codec::LZ4) };
+    let join = |header: frame::Header, payload: &[u8]| [&header.to_bytes()[..], payload].concat();
+    (join(header, &block), join(plain, &payload))
+}
+
+#[test]
+fn a_compressed_event_is_what_it_was_before() {
+    let (mut script, _) = Script::live();
+    let (mut bytes, mut plain) = (data_frame(5, 1), Vec::new());
+    for sequence in 2..=4 {
+        let (packed, same) = compressed(sequence);
+        bytes.extend(packed);
+        plain.push(same);
+    }
+    script.core.received(bytes, script.now);
+    let data: Vec<_> = script
+        .events()
+        .into_iter()
+        .filter_map(|event| if let ClientEvent::Data(data) = event { Some(data) } else { None })
+        .collect();
+    assert_eq!(data.iter().map(Data::sequence).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    for (data, plain) in data[1..].iter().zip(&plain) {
+        assert_eq!([&data.header.to_bytes()[..], &data.payload].concat(), *plain);
+        assert!(matches!(data.message(), Ok(Message::Notification(_))));
+    }
+    let stats = script.core.stats();
+    assert_eq!((stats.data_frames, stats.compressed, stats.malformed), (4, 3, 0));
+    assert!(stats.compressed_saved_bytes > 3 * 1_000, "{stats:?}");
+    let totals = script.core.totals();
+    assert_eq!((totals.received, totals.settled()), (4, 4));
+}
+
+#[test]
+fn a_broken_block_is_reported_and_the_connection_left() {
+    let (mut script, _) = Script::live();
+    let (mut bytes, _) = compressed(1);
+    // One byte more than the block makes.
+    let raw_len = u32::from_le_bytes(bytes[36..40].try_into().unwrap());
+    bytes[36..40].copy_from_slice(&(raw_len + 1).to_le_bytes());
+    script.core.received(bytes, script.now);
+    assert!(matches!(script.core.poll_link(), Some(Link::HangUp(close)) if close.code == 1002));
+    let events = script.events();
+    assert!(events.iter().any(|event| matches!(event, ClientEvent::Violation(Violation::Malformed(_)))));
+    assert!(!events.iter().any(|event| matches!(event, ClientEvent::Data(_))));
+    assert_eq!(script.core.stats().malformed, 1);
+}
+
+#[test]
+fn lz4_is_offered_unless_switched_off() {
+    for (lz4, codecs) in [(true, 1), (false, 0)] {
+        let mut core = Core::new(CoreOptions { lz4, ..options() });
+        core.connect(SECOND);
+        core.connected(SECOND);
+        let hello = core.poll_transmit(SECOND).expect("hello");
+        let (frame, _) = frame::Frame::split_first(&hello, 9_999).unwrap();
+        let Message::Hello(hello) = frame.view().unwrap().to_owned() else { panic!("hello") };
+        assert_eq!(hello.codecs, codecs);
+    }
+}
+
 #[test]
 fn a_control_frame_of_a_newer_server_is_skipped() {
     let (mut script, _) = Script::live();
@@ -1149,6 +1222,7 @@ fn anything() -> impl Strategy<Value = Message> {
             frame_bytes_max: subscription,
             subscriptions_max: 0,
             server_time: Timestamp(0),
+            codecs: 0,
         }
         .into(),
     })
@@ -1205,6 +1279,7 @@ proptest! {
                         frame_bytes_max: 4_096,
                         subscriptions_max: 1,
                         server_time: Timestamp(0),
+                        codecs: 0,
                     };
                     script.say(&[welcome.into()]);
                 }

@@ -98,6 +98,7 @@ impl Server {
             frame_bytes_max: 65_536,
             subscriptions_max: 10,
             server_time: Timestamp(0),
+            codecs: 0,
         };
         peer.say(&[welcome.into()]).await;
         peer

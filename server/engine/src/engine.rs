@@ -76,7 +76,7 @@ impl Default for EngineConfig {
             critical_events: 4_096,
             critical_bytes: 4 * 1024 * 1024,
             shards: 1,
-            turn_events: 256,
+            turn_events: 1_024,
             lz4_min_bytes: 512,
         }
     }

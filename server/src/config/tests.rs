@@ -60,7 +60,8 @@ fn every_key_is_named_explained_and_costed() {
     for key in KEYS {
         let name = key.name;
         assert_eq!(name, format!("{}.{}", key.section, key.leaf()));
-        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte)), "{name}");
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._".contains(&byte);
+        assert!(name.bytes().all(is_plain), "{name}");
         assert!(environment.insert(key.env()), "{name}");
         let sentences = key.doc.iter().rev().take(1).chain(&key.cost).chain(&key.at_limit);
         for sentence in sentences {

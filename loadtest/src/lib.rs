@@ -1,0 +1,4 @@
+//! The outside view of a server that fans out: load, measurement, comparison, report.
+#![forbid(unsafe_code)]
+
+pub mod results;

@@ -7,7 +7,7 @@
 
 use std::fmt::Write as _;
 
-use super::figure::{Better, FIGURES, Figure, Measured, is_ceiling, write_spread};
+use super::figure::{Better, FIGURES, Figure, Measured, Section, is_ceiling};
 use super::plots::STAMP;
 use super::quantity::clean;
 use super::summary::table;
@@ -23,7 +23,7 @@ pub struct Comparison {
     pub before: Side,
     /// The run that is judged.
     pub after: Side,
-    /// One for each figure that both know.
+    /// One for each figure that both know, without what never happened on either side.
     pub rows: Vec<Row>,
     /// Sentences on what makes the comparison less than fair.
     pub cautions: Vec<String>,
@@ -83,7 +83,7 @@ pub struct Pairing<'a> {
     pub repetitions: usize,
     /// Whether the generator was the limit in any of them.
     pub limited: bool,
-    /// One for each figure that both know and that can be better or worse.
+    /// One for each figure that both know and that can be better or worse, the generator's own left out.
     pub rows: Vec<PairRow>,
 }
 
@@ -142,7 +142,9 @@ pub fn pairings(run: &Run) -> Vec<Pairing<'_>> {
 }
 
 fn pairing<'a>(target: &Measured<'a>, baseline: &Measured<'a>) -> Pairing<'a> {
-    let judged = FIGURES.iter().filter(|figure| !matches!(figure.better, Better::Neither | Better::Fewer));
+    let judged = FIGURES.iter().filter(|figure| {
+        !matches!(figure.better, Better::Neither | Better::Fewer) && figure.section != Section::Generator
+    });
     let rows = judged
         .filter_map(|figure| {
             let ratios: Vec<f64> = target
@@ -172,6 +174,10 @@ fn pairing<'a>(target: &Measured<'a>, baseline: &Measured<'a>) -> Pairing<'a> {
 
 fn row(figure: &'static Figure, a: &Measured<'_>, b: &Measured<'_>) -> Option<Row> {
     let (before, after) = (figure.spread(a)?, figure.spread(b)?);
+    // Of what never happened on either side only the losses are worth a line.
+    if before.max == 0.0 && after.max == 0.0 && figure.name != "lost" {
+        return None;
+    }
     let fewest = figure.values(a).len().min(figure.values(b).len());
     let verdict = verdict(figure.better, &before, &after, fewest);
     let ratio =
@@ -309,8 +315,8 @@ impl Comparison {
         rows.extend(self.rows.iter().map(|row| {
             vec![
                 row.figure.title.into(),
-                write_spread(row.figure, &row.before, self.before.repetitions),
-                write_spread(row.figure, &row.after, self.after.repetitions),
+                row.before.write(row.figure.quantity),
+                row.after.write(row.figure.quantity),
                 row.ratio.map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}")),
                 row.words().into(),
             ]

@@ -23,6 +23,9 @@ pub(super) fn sentences(run: &Run) -> Vec<String> {
         said.extend(times(measured));
         said.extend(costs(measured));
     }
+    if !all.is_empty() && all.iter().all(|measured| measured.limited().is_none()) {
+        said.push("The generator was not the limit.".into());
+    }
     for pairing in pairings(run) {
         let ratios: Vec<String> = ["deliveries_per_s", "cpu_per_delivery", "p50", "p99", "last_p50"]
             .iter()
@@ -81,74 +84,71 @@ fn carried(measured: &Measured<'_>) -> Option<String> {
     };
     let mut sentence =
         format!("{target} brought {} of {} deliveries; {losses}", count(delivered), count(expected));
-    let told: Vec<String> = [
+    for (number, what) in [
         (sum(|r| r.gaps_told), "told as gaps"),
         (sum(|r| r.conflated_told), "told as conflated"),
         (sum(|r| r.filtered_told), "told as filtered"),
         (sum(|r| r.duplicated), "duplicated or out of order"),
-        (sum(|r| r.disconnected), "connections ended by the server"),
-    ]
-    .into_iter()
-    .filter(|(number, _)| *number > 0)
-    .map(|(number, what)| format!("{} {what}", count(number)))
-    .collect();
-    if !told.is_empty() {
-        sentence = format!("{sentence}, {}", told.join(", "));
+    ] {
+        if number > 0 {
+            let were = if number == 1 { "was" } else { "were" };
+            sentence = format!("{sentence}, {} {were} {what}", count(number));
+        }
+    }
+    let ended = sum(|r| r.disconnected);
+    if ended > 0 {
+        sentence = format!("{sentence}; the server ended {}", things(ended, "connection"));
     }
     Some(sentence + ".")
 }
 
 fn times(measured: &Measured<'_>) -> Option<String> {
-    let write = |name: &str| {
-        let figure = Figure::named(name)?;
-        Some(figure.write(figure.value(measured)?))
-    };
+    let p99 = Figure::named("p99")?;
+    let spread = p99.spread(measured)?;
+    // In a closed loop a message is planned for the moment it can be sent.
+    let open = measured.repetitions.iter().any(|r| r.offered_per_s.is_some());
     let mut sentence = format!(
-        "Half of the deliveries arrived within {} of the time they were planned for, 99 in 100 within {}, the slowest after {}",
-        write("p50")?,
-        write("p99")?,
-        write("max")?
+        "Half of the deliveries arrived within {} of the time they were {}, 99 in 100 within {}, the slowest after {}",
+        written(measured, "p50")?,
+        if open { "planned for" } else { "sent" },
+        p99.write(spread.median),
+        written(measured, "max")?
     );
-    let p99 = Figure::named("p99")?.spread(measured)?;
     let repetitions = measured.repetitions.len();
-    if repetitions > 1 && p99.median > 0.0 {
-        let figure = Figure::named("p99")?;
+    if repetitions > 1 {
         sentence = format!(
             "{sentence} (medians of {repetitions} repetitions, in which p99 went from {} to {})",
-            figure.write(p99.min),
-            figure.write(p99.max)
+            p99.write(spread.min),
+            p99.write(spread.max)
         );
     }
-    let (felt, service) =
-        (Figure::named("p99")?.value(measured)?, Figure::named("service_p99")?.value(measured));
-    let waited = service.filter(|service| felt > service * 1.2).map(|service| {
-        format!(
-            " Of the p99 as felt, {} is time that messages waited to be sent at all.",
-            Figure::named("p99").map(|figure| figure.write(felt - service)).unwrap_or_default()
-        )
-    });
-    Some(format!("{sentence}.{}", waited.unwrap_or_default()))
+    let service = Figure::named("service_p99")?.value(measured);
+    if let Some(service) = service.filter(|service| spread.median > service * 1.2) {
+        sentence = format!(
+            "{sentence}. The p99 as felt is {} above the one of the service alone: messages waited to be sent",
+            p99.write(spread.median - service)
+        );
+    }
+    Some(sentence + ".")
 }
 
 fn costs(measured: &Measured<'_>) -> Option<String> {
-    let write = |name: &str| {
-        let figure = Figure::named(name)?;
-        Some(figure.write(figure.value(measured)?))
-    };
-    let mut sentence = format!("The server used {} of one core", write("server_cpu")?);
+    let mut sentence = format!("The server used {} of one core", written(measured, "server_cpu")?);
     for (name, words) in [
         ("cpu_per_delivery", "for a delivery"),
         ("rss_peak", "of memory at its peak"),
         ("memory_per_connection", "a connection"),
     ] {
-        if let Some(value) = write(name) {
+        if let Some(value) = written(measured, name) {
             sentence = format!("{sentence}, {value} {words}");
         }
     }
-    if measured.limited().is_none() {
-        sentence.push_str("; the generator was not the limit");
-    }
     Some(sentence + ".")
+}
+
+fn written(measured: &Measured<'_>, name: &str) -> Option<String> {
+    let figure = Figure::named(name)?;
+    Some(figure.write(figure.value(measured)?))
 }
 
 #[cfg(test)]
@@ -174,7 +174,7 @@ mod tests {
         for part in [
             "180,000,000 of 180,000,000 deliveries",
             "7 were lost",
-            "36 told as conflated",
+            "36 were told as conflated",
             "99 in 100 within",
             "3 repetitions",
             "of one core",

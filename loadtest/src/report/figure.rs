@@ -173,15 +173,6 @@ pub(super) fn is_ceiling(target: &str) -> bool {
     target.starts_with("ceiling")
 }
 
-/// A spread in words: the median, and the range when there was more than one repetition.
-pub(super) fn write_spread(figure: &Figure, spread: &Spread, repetitions: usize) -> String {
-    let median = figure.write(spread.median);
-    if repetitions < 2 {
-        return median;
-    }
-    format!("{median} [{} {}]", figure.write(spread.min), figure.write(spread.max))
-}
-
 const FASTER: Better = Better::Faster { larger: false };
 const MORE: Better = Better::Faster { larger: true };
 

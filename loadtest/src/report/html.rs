@@ -8,7 +8,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::compare::{Comparison, Pairing, Verdict, compare, pairings};
 use super::conclusion;
-use super::figure::{FIGURES, Figure, Measured, Section, write_spread};
+use super::figure::{FIGURES, Figure, Measured, Section};
 use super::plan;
 use super::plot::{DARK, LIGHT, Plot, css};
 use super::plots::{self, STAMP, Source};
@@ -42,7 +42,7 @@ pub fn page(run: &Run) -> String {
         (all_plots(&sources))
         section {
             h2 { "All figures" }
-            p.quiet { (READING) }
+            p.quiet { "Behind each figure is its name in --fail-if." }
             @for source in &sources { (figures_table(source)) }
         }
         (machine(run))
@@ -76,7 +76,7 @@ pub fn comparison_page(before: &Run, after: &Run) -> String {
         (alarm(&sources))
         section {
             h2 { "Figures" }
-            p.quiet { "Medians with [smallest largest]. A difference is called one only when the two ranges are apart." }
+            p.quiet { "Medians with [smallest largest] where they differ. A difference is called one only when the two ranges are apart." }
             (comparison_table(&comparison))
             @if !comparison.cautions.is_empty() {
                 h3 { "To know" }
@@ -173,11 +173,11 @@ fn pair_table(pairing: &Pairing<'_>) -> Markup {
                 thead { tr { th { "figure" } th { (target) } th { (baseline) } th { "ratio" } } }
                 tbody { @for row in &pairing.rows { tr {
                     th scope="row" { (row.figure.title) }
-                    td { (write_spread(row.figure, &row.of_target, pairing.repetitions)) }
-                    td { (write_spread(row.figure, &row.of_baseline, pairing.repetitions)) }
+                    td { (row.of_target.write(row.figure.quantity)) }
+                    td { (row.of_baseline.write(row.figure.quantity)) }
                     td { b {
                         @match &row.ratio {
-                            Some(ratio) => (ratio_text(ratio, pairing.repetitions)),
+                            Some(ratio) => (ratio_text(ratio)),
                             None => "unpaired",
                         }
                     } }
@@ -200,8 +200,8 @@ fn comparison_table(comparison: &Comparison) -> Markup {
             } }
             tbody { @for row in &comparison.rows { tr {
                 th scope="row" { (row.figure.title) }
-                td { (write_spread(row.figure, &row.before, comparison.before.repetitions)) }
-                td { (write_spread(row.figure, &row.after, comparison.after.repetitions)) }
+                td { (row.before.write(row.figure.quantity)) }
+                td { (row.after.write(row.figure.quantity)) }
                 td { @match row.ratio { Some(ratio) => (format!("{ratio:.2}")), None => "–" } }
                 td class=(match row.verdict { Verdict::Better => "good", Verdict::Worse => "bad", _ => "quiet" }) {
                     (row.words())
@@ -234,7 +234,7 @@ fn figures_table(source: &Source<'_>) -> Markup {
                 @if !figures.is_empty() { tbody {
                     tr { th.group colspan=(4 + if shown > 1 { shown } else { 0 }) scope="rowgroup" { (section.title()) } }
                     @for figure in figures { tr {
-                        th scope="row" { (figure.title) }
+                        th scope="row" { (figure.title) " " code { (figure.name) } }
                         @if let Some(spread) = figure.spread(measured) {
                             td { b { (figure.write(spread.median)) } }
                             td { (figure.write(spread.min)) }
@@ -289,7 +289,7 @@ fn style() -> String {
     format!(
         ":root{{color-scheme:light dark;{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}\
          body{{margin:0;background:var(--ground);color:var(--text);font:15px/1.5 system-ui,sans-serif}}\
-         main{{max-width:960px;margin:0 auto;padding:24px 20px 60px}}\
+         main{{max-width:1020px;margin:0 auto;padding:24px 20px 60px}}\
          h1{{font-size:26px;margin:0 0 4px;overflow-wrap:anywhere}}h2{{font-size:19px;margin:36px 0 8px}}\
          h3{{font-size:15px;margin:20px 0 6px}}p{{margin:4px 0}}.quiet,figcaption{{color:var(--quiet)}}\
          figure{{margin:14px 0 22px}}figcaption{{font-size:13px}}.plot{{display:block;width:100%;height:auto}}\
@@ -299,6 +299,7 @@ fn style() -> String {
          th:first-child,.facts td{{text-align:left}}thead th{{color:var(--quiet);border-bottom-color:var(--quiet)}}\
          .facts td{{white-space:normal}}th.group{{padding-top:12px;font-weight:600}}b{{font-weight:600}}\
          .good{{color:var(--good);font-weight:600}}.bad{{color:var(--alarm);font-weight:600}}\
+         code{{margin-left:6px;font-size:11px;color:var(--quiet)}}\
          pre{{background:var(--panel);padding:10px 12px;border-radius:6px;white-space:pre-wrap;overflow-wrap:anywhere}}\
          @media print{{figure,tr{{break-inside:avoid}}}}{plots}",
         light = LIGHT.variables(),
@@ -400,7 +401,7 @@ mod tests {
     #[test]
     fn a_pair_has_its_table_of_ratios() {
         let page = page(&sample::pair());
-        assert!(page.contains("tickcast against ceiling-coalesced") && page.contains("1.25 [1.25 1.25]"));
+        assert!(page.contains("tickcast against ceiling-coalesced") && page.contains("<b>1.25"));
     }
 
     #[test]

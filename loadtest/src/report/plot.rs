@@ -23,7 +23,8 @@ pub(super) const COLOURS: usize = 6;
 const POINTS_MAX: usize = 1_200;
 /// Mean width of a character at the size of labels. Estimated on the wide side, as the font is not known.
 const CHARACTER: f64 = 6.7;
-const RIGHT: f64 = WIDTH - 22.0;
+/// Leaves room for half of the widest percentile.
+const RIGHT: f64 = WIDTH - 36.0;
 const BOTTOM: f64 = HEIGHT - 48.0;
 
 /// A position in data.
@@ -278,14 +279,16 @@ fn steps(quantity: Quantity, largest: f64, exact: bool) -> Range {
         Quantity::Share => 0.01,
         _ => 1.0,
     };
-    let raw = largest / unit / 5.0;
+    // A height gets some room above it, so that no line runs along the frame.
+    let top = if exact { largest } else { largest * 1.02 };
+    let raw = top / unit / 5.0;
     let decade = 10_f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 2.5, 5.0, 10.0]
         .map(|step| step * decade)
         .into_iter()
         .find(|step| *step >= raw * 0.999_999)
         .unwrap_or(raw);
-    let count = largest / unit / step;
+    let count = top / unit / step;
     let count = if exact { count.floor() } else { count.ceil() };
     let high = if exact { largest } else { count * step * unit };
     let ticks = (0..=count as u32)

@@ -94,7 +94,7 @@ pub(super) fn throughput(sources: &[Source<'_>]) -> Plot {
         about: in_words(sources, &["deliveries_per_s"]),
         x: seconds(),
         y: Axis { label: "deliveries a second", scale: Scale::Linear, quantity: Quantity::Rate },
-        series: one_kind(sources, "", |source| over_time(source, |second| Some(second.delivered as f64))),
+        series: one_kind(sources, |source| over_time(source, |second| Some(second.delivered as f64))),
         stamp: stamp(sources),
     }
 }
@@ -106,18 +106,20 @@ pub(super) fn losses(sources: &[Source<'_>]) -> Option<Plot> {
     };
     sources.iter().any(lost).then(|| Plot {
         id: "losses",
-        title: "Deliveries lost without notice".into(),
+        title: "Deliveries lost without notice, all repetitions together".into(),
         about: in_words(sources, &["lost", "gaps", "conflated"]),
         x: seconds(),
         y: Axis { label: "lost in each second", scale: Scale::Linear, quantity: Quantity::Count },
-        series: one_kind(sources, "", |source| over_time(source, |second| Some(second.lost as f64))),
+        series: one_kind(sources, |source| {
+            vec![summed(over_time(source, |second| Some(second.lost as f64)))]
+        }),
         stamp: stamp(sources),
     })
 }
 
 /// CPU of the server, second by second; `None` when it was not measured.
 pub(super) fn server_cpu(sources: &[Source<'_>]) -> Option<Plot> {
-    let series = one_kind(sources, "", |source| {
+    let series = one_kind(sources, |source| {
         over_time(source, |second| second.server_cpu_ns.map(|ns| ns as f64 / 1e9))
     });
     drawn(&series).then(|| Plot {
@@ -133,7 +135,7 @@ pub(super) fn server_cpu(sources: &[Source<'_>]) -> Option<Plot> {
 
 /// Resident memory of the server, second by second; `None` when it was not measured.
 pub(super) fn server_memory(sources: &[Source<'_>]) -> Option<Plot> {
-    let series = one_kind(sources, "", |source| {
+    let series = one_kind(sources, |source| {
         over_time(source, |second| second.server_rss_bytes.map(|bytes| bytes as f64))
     });
     drawn(&series).then(|| Plot {
@@ -212,11 +214,8 @@ pub(super) fn in_words(sources: &[Source<'_>], names: &[&str]) -> String {
 
 type Lines = Vec<Vec<Point>>;
 
-fn one_kind(sources: &[Source<'_>], kind: &str, lines: impl Fn(&Source<'_>) -> Lines) -> Vec<Series> {
-    let series = |(at, source): (usize, &Source<'_>)| {
-        let name = if kind.is_empty() { source.label.clone() } else { format!("{}, {kind}", source.label) };
-        series(name, at, false, lines(source))
-    };
+fn one_kind(sources: &[Source<'_>], lines: impl Fn(&Source<'_>) -> Lines) -> Vec<Series> {
+    let series = |(at, source): (usize, &Source<'_>)| series(source.label.clone(), at, false, lines(source));
     sources.iter().enumerate().map(series).collect()
 }
 
@@ -264,6 +263,21 @@ fn median(lines: &[Vec<Point>]) -> Vec<Point> {
             (*x, Spread::of(&values).map_or(f64::NAN, |spread| spread.median))
         })
         .collect()
+}
+
+/// All lines in one: a median would hide what only one repetition lost.
+fn summed(lines: Lines) -> Vec<Point> {
+    let mut sum: Vec<Point> = Vec::new();
+    for line in lines {
+        for (at, (x, y)) in line.into_iter().enumerate() {
+            match sum.get_mut(at) {
+                Some(point) if y.is_finite() => point.1 = if point.1.is_finite() { point.1 + y } else { y },
+                Some(_) => {}
+                None => sum.push((x, y)),
+            }
+        }
+    }
+    sum
 }
 
 /// A value for each second; a second without one breaks the line.
@@ -425,7 +439,8 @@ mod tests {
         let mut run = sample::run();
         assert!(losses(&sources(&run)).is_none() && server_cpu(&sources(&run)).is_some());
         run.repetitions[0].seconds[4].lost = 2;
-        assert!(losses(&sources(&run)).is_some());
+        run.repetitions[2].seconds[4].lost = 3;
+        assert_eq!(losses(&sources(&run)).unwrap().series[0].thick[4], (4.0, 5.0));
         for second in run.repetitions.iter_mut().flat_map(|r| &mut r.seconds) {
             (second.server_cpu_ns, second.server_rss_bytes) = (None, None);
         }

@@ -5,6 +5,8 @@
 //! reader has to know the base.
 #![forbid(unsafe_code)]
 
+use crate::results::Spread;
+
 /// What a figure counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantity {
@@ -83,12 +85,35 @@ impl Quantity {
             Self::Time => scaled(value, &[(1e9, " s"), (1e6, " ms"), (1e3, " µs"), (1.0, " ns")], " ns"),
             Self::Count if value.fract() == 0.0 => grouped(value),
             Self::Count | Self::Plain => digits(value),
+            // Up to ten thousand every digit is readable, and is what the user asked for.
+            Self::Rate if value < 1e4 => format!("{} /s", digits(value)),
             Self::Rate => scaled(value, &[(1e9, " G/s"), (1e6, " M/s"), (1e3, " k/s")], " /s"),
             Self::Bytes => {
                 scaled(value, &[(KIB * KIB * KIB, " GiB"), (KIB * KIB, " MiB"), (KIB, " KiB")], " B")
             }
             Self::ByteRate => scaled(value, &[(1e9, " GB/s"), (1e6, " MB/s"), (1e3, " kB/s")], " B/s"),
             Self::Share => format!("{} %", digits(value * 100.0)),
+        }
+    }
+}
+
+impl Spread {
+    /// `median [min max]` for a reader, with the unit once where all three have the same; one value where all
+    /// are equal.
+    pub(super) fn write(&self, quantity: Quantity) -> String {
+        let [median, min, max] = [self.median, self.min, self.max].map(|value| quantity.write(value));
+        if self.min == self.max {
+            return median;
+        }
+        let split =
+            |text: &str| text.split_once(' ').map(|(number, unit)| (number.to_owned(), unit.to_owned()));
+        match (split(&median), split(&min), split(&max)) {
+            (Some((_, unit)), Some((low, low_unit)), Some((high, high_unit)))
+                if unit == low_unit && unit == high_unit =>
+            {
+                format!("{median} [{low} {high}]")
+            }
+            _ => format!("{median} [{min} {max}]"),
         }
     }
 }
@@ -176,12 +201,21 @@ mod tests {
         assert_eq!(Quantity::Count.write(12_000_000.0), "12,000,000");
         assert_eq!(Quantity::Count.write(-1_234.0), "-1,234");
         assert_eq!(Quantity::Rate.write(7_812_345.0), "7.81 M/s");
-        assert_eq!(Quantity::Rate.write(100.0), "100 /s");
+        assert_eq!(Quantity::Rate.write(2_000.0), "2,000 /s");
         assert_eq!(Quantity::Bytes.write(1536.0), "1.50 KiB");
         assert_eq!(Quantity::ByteRate.write(42.0e6), "42.0 MB/s");
         assert_eq!(Quantity::Share.write(0.876), "87.6 %");
         assert_eq!(Quantity::Plain.write(0.001_234), "0.00123");
         assert_eq!(Quantity::Time.write(f64::NAN), "unknown");
+    }
+
+    #[test]
+    fn a_range_repeats_neither_unit_nor_value() {
+        let write = |median, min, max| Spread { median, min, max }.write(Quantity::Time);
+        assert_eq!(write(2e6, 1e6, 3e6), "2.00 ms [1.00 3.00]");
+        assert_eq!(write(1e6, 9e5, 3e6), "1.00 ms [900 µs 3.00 ms]");
+        assert_eq!(write(2e6, 2e6, 2e6), "2.00 ms");
+        assert_eq!(Spread { median: 2.0, min: 1.0, max: 3.0 }.write(Quantity::Count), "2 [1 3]");
     }
 
     #[test]

@@ -7,10 +7,10 @@
 use std::fmt::Write as _;
 
 use super::compare::{Pairing, pairings};
-use super::figure::{Figure, Measured, write_spread};
+use super::figure::{Figure, Measured};
 use super::plan;
 use super::plots::STAMP;
-use super::quantity::{Quantity, clean, digits};
+use super::quantity::{Quantity, clean};
 use crate::results::{Latency, Repetition, Run, Spread};
 
 /// Width of the first column, which names what a line is about.
@@ -32,11 +32,12 @@ pub fn text(run: &Run) -> String {
     if run.repetitions.is_empty() {
         lines(&mut text, "result", &["nothing was measured".into()]);
     }
+    let pairings = pairings(run);
     for measured in Measured::all(run) {
         text.push('\n');
-        target(&mut text, &measured);
+        target(&mut text, &measured, !pairings.is_empty());
     }
-    for pairing in pairings(run) {
+    for pairing in pairings {
         text.push('\n');
         text.push_str(&pair(&pairing));
     }
@@ -48,16 +49,29 @@ pub fn text(run: &Run) -> String {
     text
 }
 
+/// What the table of a pair leaves to the report, to stay on one screen.
+const REPORT_ONLY: [&str; 9] = [
+    "p90",
+    "max",
+    "service_p90",
+    "service_p999",
+    "service_max",
+    "last_max",
+    "bytes_per_delivery",
+    "context_switches",
+    "connect_p50",
+];
+
 /// The table of a pair: ours, theirs, and the ratio of repetitions of the same number.
 pub fn pair(pairing: &Pairing<'_>) -> String {
     let (target, baseline) = (clean(pairing.target), clean(pairing.baseline));
     let mut rows = vec![vec!["pair".into(), target, baseline, "ratio".into()]];
-    for row in &pairing.rows {
+    for row in pairing.rows.iter().filter(|row| !REPORT_ONLY.contains(&row.figure.name)) {
         rows.push(vec![
             format!("  {}", row.figure.title),
-            write_spread(row.figure, &row.of_target, pairing.repetitions),
-            write_spread(row.figure, &row.of_baseline, pairing.repetitions),
-            row.ratio.map_or_else(|| "unpaired".into(), |ratio| ratio_text(&ratio, pairing.repetitions)),
+            row.of_target.write(row.figure.quantity),
+            row.of_baseline.write(row.figure.quantity),
+            row.ratio.map_or_else(|| "unpaired".into(), |ratio| ratio_text(&ratio)),
         ]);
     }
     let mut text = table(&rows);
@@ -67,12 +81,12 @@ pub fn pair(pairing: &Pairing<'_>) -> String {
     text
 }
 
-pub(super) fn ratio_text(ratio: &Spread, repetitions: usize) -> String {
-    let write = |value: f64| format!("{value:.2}");
-    if repetitions < 2 {
-        return write(ratio.median);
+/// A ratio in two places, with its range where repetitions differ.
+pub(super) fn ratio_text(ratio: &Spread) -> String {
+    if ratio.min == ratio.max {
+        return format!("{:.2}", ratio.median);
     }
-    format!("{} [{} {}]", write(ratio.median), write(ratio.min), write(ratio.max))
+    format!("{:.2} [{:.2} {:.2}]", ratio.median, ratio.min, ratio.max)
 }
 
 /// Columns as wide as their widest cell; the first to the left, the others to the right.
@@ -102,104 +116,84 @@ fn lines(text: &mut String, name: &str, lines: &[String]) {
     }
 }
 
-fn target(text: &mut String, measured: &Measured<'_>) {
+/// A figure, the words before it, the words after it.
+type Part = (&'static str, &'static str, &'static str);
+
+const THROUGHPUT: &[Part] = &[
+    ("published_per_s", "published ", ""),
+    ("deliveries_per_s", "delivered ", ""),
+    ("wire_bytes_per_s", "on the wire ", " (counted)"),
+    ("messages_per_send", "", " messages a send"),
+    ("bytes_per_send", "", " a send"),
+    ("bytes_per_delivery", "", " a delivery"),
+];
+const LOSSES: &[Part] = &[("lost", "lost ", ""), ("gaps", "gaps ", ""), ("conflated", "conflated ", "")];
+/// Shown only when they happened.
+const RARE: &[Part] = &[
+    ("filtered", "filtered ", ""),
+    ("duplicated", "duplicated or out of order ", ""),
+    ("refused", "publishes refused ", ""),
+    ("disconnected", "connections ended ", ""),
+];
+const CONNECTS: &[Part] = &[
+    ("upgrades_per_s", "upgrades ", ""),
+    ("upgrades_failed", "failed ", ""),
+    ("connect_p50", "p50 ", ""),
+    ("connect_p99", "p99 ", ""),
+];
+const SLOW: &[Part] = &[
+    ("slow_memory", "", " for each slow reader"),
+    ("slow_p99_ratio", "p99 of the others ", " times that without them"),
+    ("slow_disconnected", "disconnected ", ""),
+];
+const SERVER: &[Part] = &[
+    ("server_cpu", "cpu ", ""),
+    ("cpu_per_delivery", "", " per delivery"),
+    ("idle_cpu", "", " per idle connection and second"),
+    ("rss", "rss ", ""),
+    ("rss_peak", "peak ", ""),
+    ("memory_per_connection", "", " per connection"),
+];
+const GENERATOR: &[Part] = &[
+    ("schedule_lag_p99", "schedule lag p99 ", ""),
+    ("schedule_lag_max", "max ", ""),
+    ("generator_cpu", "cpu ", ""),
+];
+
+/// What one target did. In a pair its times and costs stand in the table of the pair alone.
+fn target(text: &mut String, measured: &Measured<'_>, in_pair: bool) {
     let repetitions = measured.repetitions.len();
-    let each = if repetitions > 1 { ", each figure as median [min max]" } else { "" };
+    let each = if repetitions > 1 { ", median [min max], or one value where all were equal" } else { "" };
     let said =
         format!("{} ({}{each})", clean(measured.target), plan::things(repetitions as u64, "repetition"));
     lines(text, "target", &[said]);
-    text.push_str(&latencies(measured));
-    lines(
-        text,
-        "throughput",
-        &joined(
-            measured,
-            3,
-            &[
-                ("published_per_s", "messages published"),
-                ("deliveries_per_s", "deliveries"),
-                ("wire_bytes_per_s", "on the wire (counted)"),
-                ("messages_per_send", "messages a send"),
-                ("bytes_per_send", "a send"),
-                ("bytes_per_delivery", "a delivery"),
-            ],
-        ),
-    );
-    lines(
-        text,
-        "losses",
-        &named(
-            measured,
-            4,
-            &[
-                ("lost", "lost"),
-                ("gaps", "gaps"),
-                ("conflated", "conflated"),
-                ("filtered", "filtered"),
-                ("duplicated", "duplicated"),
-                ("refused", "refused"),
-                ("disconnected", "disconnected"),
-            ],
-        ),
-    );
-    lines(
-        text,
-        "connects",
-        &joined(
-            measured,
-            4,
-            &[
-                ("upgrades_per_s", "upgrades"),
-                ("upgrades_failed", "failed"),
-                ("connect_p50", "p50"),
-                ("connect_p99", "p99"),
-            ],
-        ),
-    );
-    lines(
-        text,
-        "slow",
-        &joined(
-            measured,
-            3,
-            &[
-                ("slow_memory", "a slow reader"),
-                ("slow_p99_ratio", "times the p99 without slow readers"),
-                ("slow_disconnected", "disconnected"),
-            ],
-        ),
-    );
-    let mut server = named(
-        measured,
-        3,
-        &[
-            ("server_cpu", "cpu"),
-            ("cpu_per_delivery", "per delivery"),
-            ("idle_cpu", "per idle connection and second"),
-            ("rss", "rss"),
-            ("rss_peak", "peak"),
-            ("memory_per_connection", "per connection"),
-        ],
-    );
-    if server.is_empty() {
-        server.push("not measured: it does not run beside the generator".into());
+    if !in_pair {
+        text.push_str(&latencies(measured));
     }
-    lines(text, "server", &server);
-    let mut generator = named(
-        measured,
-        3,
-        &[("schedule_lag_p99", "schedule lag p99"), ("schedule_lag_max", "max"), ("generator_cpu", "cpu")],
-    );
+    lines(text, "throughput", &parts(measured, THROUGHPUT));
+    let mut losses = parts(measured, LOSSES);
+    let happened = |(name, _, _): &&Part| {
+        Figure::named(name).and_then(|figure| figure.spread(measured)).is_some_and(|spread| spread.max > 0.0)
+    };
+    let rare: Vec<Part> = RARE.iter().filter(happened).copied().collect();
+    losses.extend(parts(measured, &rare));
+    lines(text, "losses", &losses);
+    if !in_pair {
+        lines(text, "connects", &parts(measured, CONNECTS));
+        lines(text, "slow", &parts(measured, SLOW));
+        let mut server = parts(measured, SERVER);
+        if server.is_empty() {
+            server.push("not measured: it does not run beside the generator".into());
+        }
+        lines(text, "server", &server);
+    }
+    let mut generator = parts(measured, GENERATOR);
     generator.push(match measured.limited() {
         None => "-> generator was NOT the limit".into(),
-        Some((limited, reason)) => {
-            let of = if repetitions > 1 {
-                format!(" in {limited} of {repetitions} repetitions")
-            } else {
-                String::new()
-            };
-            format!("-> {STAMP}{of}: {}", clean(reason))
+        Some((limited, reason)) if repetitions > 1 => {
+            format!("-> {STAMP} in {limited} of {repetitions} repetitions: {}", clean(reason))
         }
+        Some((_, reason)) => format!("-> {STAMP}: {}", clean(reason)),
     });
     lines(text, "generator", &generator);
 }
@@ -231,56 +225,20 @@ fn latencies(measured: &Measured<'_>) -> String {
         }
         rows.push(vec![block.into(), "as felt".into(), "service only".into()]);
         for (name, at) in percentiles {
-            let cell = |kind| {
-                of(kind, at)
-                    .map_or_else(|| "-".into(), |spread| time_spread(&spread, measured.repetitions.len()))
-            };
+            let cell = |kind| of(kind, at).map_or_else(|| "-".into(), |spread| spread.write(Quantity::Time));
             rows.push(vec![format!("  {name}"), cell(felt), cell(service)]);
         }
     }
     table(&rows)
 }
 
-fn time_spread(spread: &Spread, repetitions: usize) -> String {
-    let write = |ns: f64| Quantity::Time.write(ns);
-    if repetitions < 2 {
-        return write(spread.median);
-    }
-    format!("{} [{} {}]", write(spread.median), write(spread.min), write(spread.max))
-}
-
-/// `value words`, a few to a line.
-fn joined(measured: &Measured<'_>, a_line: usize, figures: &[(&str, &str)]) -> Vec<String> {
-    in_lines(
-        a_line,
-        figures.iter().filter_map(|(name, words)| Some(format!("{} {words}", value(measured, name)?))),
-    )
-}
-
-/// `words value`, a few to a line.
-fn named(measured: &Measured<'_>, a_line: usize, figures: &[(&str, &str)]) -> Vec<String> {
-    in_lines(
-        a_line,
-        figures.iter().filter_map(|(name, words)| Some(format!("{words} {}", value(measured, name)?))),
-    )
-}
-
-fn in_lines(a_line: usize, parts: impl Iterator<Item = String>) -> Vec<String> {
-    parts.collect::<Vec<_>>().chunks(a_line).map(|line| line.join("   ")).collect()
-}
-
-fn value(measured: &Measured<'_>, name: &str) -> Option<String> {
-    let figure = Figure::named(name)?;
-    let spread = figure.spread(measured)?;
-    // A count that is the same every time needs no range.
-    if spread.min == spread.max {
-        return Some(figure.write(spread.median));
-    }
-    Some(if figure.quantity == Quantity::Plain && measured.repetitions.len() < 2 {
-        digits(spread.median)
-    } else {
-        write_spread(figure, &spread, measured.repetitions.len())
-    })
+/// The figures that are known, three to a line.
+fn parts(measured: &Measured<'_>, parts: &[Part]) -> Vec<String> {
+    let known = parts.iter().filter_map(|(name, before, after)| {
+        let figure = Figure::named(name)?;
+        Some(format!("{before}{}{after}", figure.spread(measured)?.write(figure.quantity)))
+    });
+    known.collect::<Vec<_>>().chunks(3).map(|line| line.join("   ")).collect()
 }
 
 #[cfg(test)]
@@ -294,18 +252,18 @@ mod tests {
         for part in [
             "plan        1,000 subscribers",
             "changed: rate=2000",
-            "tickcast (3 repetitions, each figure as median [min max])",
+            "tickcast (3 repetitions, median [min max]",
             "as felt",
             "service only",
             "to the last subscriber",
-            "on the wire (counted)",
+            "on the wire 264 MB/s (counted)",
             "15.0 messages a send",
-            "lost 0   gaps 0   conflated 12",
+            "lost 0   gaps 0   conflated 12\n",
             "schedule lag p99 60.0 µs",
             "-> generator was NOT the limit",
-            "per delivery 458 ns [449 ns 466 ns]",
-            "per connection 1.90 KiB",
-            "1.03 times the p99 without slow readers",
+            "458 ns [449 466] per delivery",
+            "1.90 KiB per connection",
+            "p99 of the others 1.03 times that without them",
             "The soft limit of descriptors",
         ] {
             assert!(text.contains(part), "`{part}` is missing in\n{text}");
@@ -336,7 +294,7 @@ mod tests {
     fn a_pair_has_ours_theirs_and_the_ratio() {
         let text = text(&sample::pair());
         let row = text.lines().find(|line| line.contains("p99 as felt")).unwrap();
-        assert!(row.contains("1.25 [1.25 1.25]"), "{row}");
+        assert!(row.contains("   1.25"), "{row}");
         assert!(text.contains("ceiling-coalesced") && text.contains("ratio"));
     }
 
@@ -351,6 +309,13 @@ mod tests {
         assert!(!shown.contains("a send   "), "{shown}");
         assert!(shown.lines().any(|line| line.starts_with("  p99 ") && line.contains(" -  ")), "{shown}");
         assert!(text(&Run::default()).contains("nothing was measured"));
+    }
+
+    #[test]
+    fn every_name_in_a_list_is_a_figure() {
+        assert!(REPORT_ONLY.iter().all(|name| Figure::named(name).is_some()));
+        let parts = [THROUGHPUT, LOSSES, RARE, CONNECTS, SLOW, SERVER, GENERATOR].concat();
+        assert!(parts.iter().all(|(name, _, _)| Figure::named(name).is_some()));
     }
 
     #[test]

@@ -96,7 +96,8 @@ pub struct PairRow {
     pub of_target: Spread,
     /// Over the repetitions of the baseline.
     pub of_baseline: Spread,
-    /// Each repetition divided by the baseline's of the same number; absent when none has a partner.
+    /// Each repetition divided by the baseline's of the same number; absent when none has a partner, or when
+    /// the baseline's median is zero.
     pub ratio: Option<Spread>,
 }
 
@@ -155,12 +156,9 @@ fn pairing<'a>(target: &Measured<'a>, baseline: &Measured<'a>) -> Pairing<'a> {
                     Some(figure.of(r)? / figure.of(partner)?)
                 })
                 .collect();
-            Some(PairRow {
-                figure,
-                of_target: figure.spread(target)?,
-                of_baseline: figure.spread(baseline)?,
-                ratio: Spread::of(&ratios),
-            })
+            let (of_target, of_baseline) = (figure.spread(target)?, figure.spread(baseline)?);
+            let ratio = Spread::of(&ratios).filter(|_| of_baseline.median != 0.0);
+            Some(PairRow { figure, of_target, of_baseline, ratio })
         })
         .collect();
     Pairing {

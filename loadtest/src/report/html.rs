@@ -178,7 +178,7 @@ fn pair_table(pairing: &Pairing<'_>) -> Markup {
                     td { b {
                         @match &row.ratio {
                             Some(ratio) => (ratio_text(ratio)),
-                            None => "unpaired",
+                            None => "–",
                         }
                     } }
                 } } }

@@ -20,6 +20,9 @@ const BINS: usize = 72;
 /// Longest run that is drawn second by second.
 const SECONDS_MAX: u64 = 100_000;
 
+/// By how much a measurement may end early and its last second still be whole.
+const TOLERANCE_NS: u64 = 20_000_000;
+
 /// What is written across a plot, and at the head of every text, when the generator was the limit.
 pub(super) const STAMP: &str = "GENERATOR-LIMITED";
 
@@ -72,8 +75,8 @@ pub(super) fn latency_over_time(sources: &[Source<'_>]) -> Plot {
     let series = two_kinds(
         sources,
         ["p99 as felt", "p50 as felt"],
-        |source| over_time(source, |second| arrived(second, second.p99_ns)),
-        |source| over_time(source, |second| arrived(second, second.p50_ns)),
+        |source| over_time(source, |_, second| arrived(second, second.p99_ns)),
+        |source| over_time(source, |_, second| arrived(second, second.p50_ns)),
     );
     Plot {
         id: "latency-over-time",
@@ -88,13 +91,18 @@ pub(super) fn latency_over_time(sources: &[Source<'_>]) -> Plot {
 
 /// Deliveries, second by second.
 pub(super) fn throughput(sources: &[Source<'_>]) -> Plot {
+    // What trickles in after the end of the measurement is no second of it.
+    let whole = |repetition: &Repetition, second: &Second| {
+        let end_ns = second.at_s.saturating_add(1).saturating_mul(1_000_000_000);
+        (end_ns <= repetition.elapsed_ns.saturating_add(TOLERANCE_NS)).then_some(second.delivered as f64)
+    };
     Plot {
         id: "throughput",
         title: "Deliveries a second".into(),
         about: in_words(sources, &["deliveries_per_s"]),
         x: seconds(),
         y: Axis { label: "deliveries a second", scale: Scale::Linear, quantity: Quantity::Rate },
-        series: one_kind(sources, |source| over_time(source, |second| Some(second.delivered as f64))),
+        series: one_kind(sources, |source| over_time(source, whole)),
         stamp: stamp(sources),
     }
 }
@@ -111,7 +119,7 @@ pub(super) fn losses(sources: &[Source<'_>]) -> Option<Plot> {
         x: seconds(),
         y: Axis { label: "lost in each second", scale: Scale::Linear, quantity: Quantity::Count },
         series: one_kind(sources, |source| {
-            vec![summed(over_time(source, |second| Some(second.lost as f64)))]
+            vec![summed(over_time(source, |_, second| Some(second.lost as f64)))]
         }),
         stamp: stamp(sources),
     })
@@ -120,7 +128,7 @@ pub(super) fn losses(sources: &[Source<'_>]) -> Option<Plot> {
 /// CPU of the server, second by second; `None` when it was not measured.
 pub(super) fn server_cpu(sources: &[Source<'_>]) -> Option<Plot> {
     let series = one_kind(sources, |source| {
-        over_time(source, |second| second.server_cpu_ns.map(|ns| ns as f64 / 1e9))
+        over_time(source, |_, second| second.server_cpu_ns.map(|ns| ns as f64 / 1e9))
     });
     drawn(&series).then(|| Plot {
         id: "server-cpu",
@@ -136,7 +144,7 @@ pub(super) fn server_cpu(sources: &[Source<'_>]) -> Option<Plot> {
 /// Resident memory of the server, second by second; `None` when it was not measured.
 pub(super) fn server_memory(sources: &[Source<'_>]) -> Option<Plot> {
     let series = one_kind(sources, |source| {
-        over_time(source, |second| second.server_rss_bytes.map(|bytes| bytes as f64))
+        over_time(source, |_, second| second.server_rss_bytes.map(|bytes| bytes as f64))
     });
     drawn(&series).then(|| Plot {
         id: "server-memory",
@@ -281,18 +289,20 @@ fn summed(lines: Lines) -> Vec<Point> {
 }
 
 /// A value for each second; a second without one breaks the line.
-fn over_time(source: &Source<'_>, of: impl Fn(&Second) -> Option<f64>) -> Lines {
+fn over_time(source: &Source<'_>, of: impl Fn(&Repetition, &Second) -> Option<f64>) -> Lines {
     let line = |repetition: &&Repetition| {
         // Placed by its number, so that a second nobody wrote down shifts none of the others.
         let last =
             repetition.seconds.iter().map(|second| second.at_s).filter(|at| *at < SECONDS_MAX).max()?;
         let mut line: Vec<Point> = (0..=last).map(|at| (at as f64, f64::NAN)).collect();
         for second in repetition.seconds.iter().filter(|second| second.at_s <= last) {
-            if let (Some(point), Some(value)) = (line.get_mut(second.at_s as usize), of(second)) {
+            if let (Some(point), Some(value)) = (line.get_mut(second.at_s as usize), of(repetition, second)) {
                 point.1 = value;
             }
         }
-        line.iter().any(|point| point.1.is_finite()).then_some(line)
+        let known = line.iter().rposition(|point| point.1.is_finite())?;
+        line.truncate(known + 1);
+        Some(line)
     };
     source.repetitions().iter().filter_map(line).collect()
 }
@@ -424,6 +434,16 @@ mod tests {
         let line = &plot.series[0].thick;
         assert!(line[3].1.is_nan() && line[11].1.is_nan() && line[12].1 > 0.0);
         assert_eq!(line.last().unwrap().0, 29.0);
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_no_second_of_the_measurement() {
+        let mut run = sample::run();
+        for repetition in &mut run.repetitions {
+            repetition.elapsed_ns = 28_500_000_000;
+        }
+        assert_eq!(throughput(&sources(&run)).series[0].thick.last().unwrap().0, 27.0);
+        assert_eq!(latency_over_time(&sources(&run)).series[0].thick.last().unwrap().0, 29.0);
     }
 
     #[test]

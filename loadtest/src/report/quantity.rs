@@ -99,10 +99,10 @@ impl Quantity {
 
 impl Spread {
     /// `median [min max]` for a reader, with the unit once where all three have the same; one value where all
-    /// are equal.
+    /// are written alike.
     pub(super) fn write(&self, quantity: Quantity) -> String {
         let [median, min, max] = [self.median, self.min, self.max].map(|value| quantity.write(value));
-        if self.min == self.max {
+        if min == median && max == median {
             return median;
         }
         let split =
@@ -214,7 +214,7 @@ mod tests {
         let write = |median, min, max| Spread { median, min, max }.write(Quantity::Time);
         assert_eq!(write(2e6, 1e6, 3e6), "2.00 ms [1.00 3.00]");
         assert_eq!(write(1e6, 9e5, 3e6), "1.00 ms [900 µs 3.00 ms]");
-        assert_eq!(write(2e6, 2e6, 2e6), "2.00 ms");
+        assert_eq!(write(2e6, 2e6 - 1.0, 2e6 + 1.0), "2.00 ms");
         assert_eq!(Spread { median: 2.0, min: 1.0, max: 3.0 }.write(Quantity::Count), "2 [1 3]");
     }
 

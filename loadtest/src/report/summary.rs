@@ -71,7 +71,7 @@ pub fn pair(pairing: &Pairing<'_>) -> String {
             format!("  {}", row.figure.title),
             row.of_target.write(row.figure.quantity),
             row.of_baseline.write(row.figure.quantity),
-            row.ratio.map_or_else(|| "unpaired".into(), |ratio| ratio_text(&ratio)),
+            row.ratio.map_or_else(|| "-".into(), |ratio| ratio_text(&ratio)),
         ]);
     }
     let mut text = table(&rows);

@@ -421,6 +421,18 @@ mod tests {
     }
 
     #[test]
+    fn nothing_has_no_ratio_to_it() {
+        let mut run = sample::pair();
+        for repetition in run.repetitions.iter_mut().filter(|r| r.number < 3 && is_ceiling(&r.target)) {
+            repetition.server.as_mut().unwrap().kib_per_connection = Some(0.0);
+        }
+        // A ratio of the third repetition alone would say nothing of the others, and JSON has no infinity.
+        let pairing = &pairings(&run)[0];
+        let memory = pairing.rows.iter().find(|row| row.figure.name == "memory_per_connection").unwrap();
+        assert_eq!((memory.of_baseline.median, memory.ratio), (0.0, None));
+    }
+
+    #[test]
     fn chance_is_counted_right() {
         assert_eq!([once_in(3, 3), once_in(5, 5), once_in(3, 5)], ["10", "126", "28"]);
         assert_eq!(once_in(1_000_000, 1_000_000), "more than 100,000");

@@ -326,9 +326,13 @@ fn path(points: &[Point], x: &Ruler, y: &Ruler) -> String {
             pen_down = false;
             continue;
         }
-        let command = if pen_down { 'L' } else { 'M' };
-        // Writing to a string cannot fail.
-        let _ = write!(path, "{command}{:.1} {:.1}", x.place(at), y.place(value));
+        let (at, value) = (x.place(at), y.place(value));
+        // Writing to a string cannot fail. A point without neighbours would not be drawn but for its dot.
+        let _ = if pen_down {
+            write!(path, "L{at:.1} {value:.1}")
+        } else {
+            write!(path, "M{at:.1} {value:.1}h0.1")
+        };
         pen_down = true;
     }
     if path.is_empty() { "M0 0".into() } else { path }
@@ -432,7 +436,7 @@ pub(super) fn css(colour: impl Fn(&str) -> String) -> String {
          .plot .unit{{fill:{quiet}}}.plot .low{{text-anchor:end;fill:{quiet}}}\
          .plot .mid{{text-anchor:middle;fill:{quiet}}}.plot .none{{text-anchor:middle;font-size:15px;fill:{quiet}}}\
          .plot .grid{{stroke:{grid};fill:none}}.plot .axis{{stroke:{quiet};fill:none}}\
-         .plot .line{{fill:none;stroke-linejoin:round}}.plot .thin{{stroke-width:1;opacity:0.4}}\
+         .plot .line{{fill:none;stroke-linejoin:round;stroke-linecap:round}}.plot .thin{{stroke-width:1;opacity:0.4}}\
          .plot .thick{{stroke-width:2.4}}.plot .dash{{stroke-dasharray:7 4}}\
          .plot .stamp{{text-anchor:middle;font-size:44px;font-weight:700;opacity:0.45;fill:{alarm}}}",
         text = colour("text"),
@@ -504,6 +508,12 @@ mod tests {
         assert!(text_of(&empty).contains("Nothing was measured."));
         let zeros = plot(vec![series(vec![(0.0, 0.0), (1.0, 0.0)])]).svg(false).into_string();
         assert!(!zeros.contains("NaN") && text_of(&zeros).contains("percentile"));
+    }
+
+    #[test]
+    fn a_point_without_neighbours_is_a_dot() {
+        let lone = plot(vec![series(vec![(0.0, f64::NAN), (1.0, 1e3), (2.0, f64::NAN)])]);
+        assert!(lone.svg(false).into_string().contains("h0.1\""));
     }
 
     #[test]

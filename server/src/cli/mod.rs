@@ -1,9 +1,10 @@
 //! The command line: one verb a file, examples in the help, data to stdout and talk to stderr.
 //!
-//! Exit codes: 0 ok, 1 failure while running, 2 usage or settings, 4 cannot connect, 78 a bind that is
-//! refused for safety, 130 interrupted.
+//! Exit codes: 0 ok, 1 failure while running, 2 usage or settings, 3 a condition of `bench --fail-if`,
+//! 4 cannot connect, 78 a bind that is refused for safety, 130 interrupted.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod publish;
 mod replay;
 mod serve;
@@ -36,6 +37,7 @@ const EXAMPLES: &str = "Examples:
   tickcast sub 'risk_alert.**' --json | jq .data     NDJSON
   tickcast pub market_data.BTC-USD '{\"bid\":1,\"ask\":2}'
   tickcast replay trades.csv --to ws://127.0.0.1:8000/ws --speed 10
+  tickcast bench --profile fan1k --url ws://127.0.0.1:8000/ws
   tickcast config init > tickcast.toml";
 
 #[derive(Subcommand, Debug)]
@@ -48,6 +50,8 @@ enum Verb {
     Pub(publish::Pub),
     /// Publish recorded files to a server
     Replay(replay::Replay),
+    /// Measure a server under load, and how far from the machine's limit it is
+    Bench(Box<bench::Bench>),
     /// Write, check or show settings
     Config(settings::ConfigVerb),
 }
@@ -75,6 +79,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Sub(sub) => sub.run(),
         Verb::Pub(publish) => publish.run(),
         Verb::Replay(replay) => replay.run(),
+        Verb::Bench(bench) => bench.run(),
         Verb::Config(config) => config.run(),
     })
 }

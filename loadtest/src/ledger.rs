@@ -17,6 +17,9 @@ const DIGITS: u8 = 3;
 /// Topic of a message that the ledger no longer remembers.
 pub const FORGOTTEN: u32 = u32::MAX;
 
+/// Number of an entry that was never used.
+const NOBODY: u64 = u64::MAX;
+
 /// One published message.
 #[derive(Debug, Clone, Copy, Default)]
 struct Entry {
@@ -101,8 +104,7 @@ impl Ledger {
     pub fn new(capacity: usize, formats: usize, open_loop: bool) -> Self {
         let capacity = capacity.next_power_of_two();
         Self {
-            // Numbers begin at 1, so that an entry never used is nobody's.
-            entries: vec![Entry::default(); capacity].into_boxed_slice(),
+            entries: vec![Entry { number: NOBODY, ..Entry::default() }; capacity].into_boxed_slice(),
             mask: capacity as u64 - 1,
             next: 1,
             first_measured: u64::MAX,

@@ -37,6 +37,15 @@ pub struct Target {
     pub label: String,
 }
 
+/// What a repetition found.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The figures.
+    pub repetition: Repetition,
+    /// What the server calls itself, when it says.
+    pub server: Option<String>,
+}
+
 /// How far a repetition has come.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Progress {
@@ -69,25 +78,21 @@ fn sample(process: Option<Process>) -> Option<Sample> {
 ///
 /// # Errors
 /// A server that cannot be reached or refuses the load.
-pub fn repetition(
-    plan: &Plan,
-    target: &Target,
-    progress: &mut dyn FnMut(Progress),
-) -> anyhow::Result<Repetition> {
-    if plan.slow > 0 {
-        // What slow readers cost the others shows only against the same run without them.
-        let alone = Plan { slow: 0, ..plan.clone() };
-        let without = Run::new(&alone, target)?.measure(progress)?;
-        let mut with = Run::new(plan, target)?.measure(progress)?;
-        let p99 = |found: &Repetition| found.as_felt.as_ref().map(|latency| latency.p99_ns);
-        let (slow, fast) = (p99(&with), p99(&without));
-        if let Some(readers) = &mut with.slow {
-            readers.p99_without_ns = fast;
-            readers.p99_ratio = slow.zip(fast).map(|(slow, fast)| slow as f64 / fast.max(1) as f64);
-        }
-        return Ok(with);
+pub fn repetition(plan: &Plan, target: &Target, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Found> {
+    if plan.slow == 0 {
+        return Run::new(plan, target)?.measure(progress);
     }
-    Run::new(plan, target)?.measure(progress)
+    // What slow readers cost the others shows only against the same run without them.
+    let alone = Plan { slow: 0, ..plan.clone() };
+    let without = Run::new(&alone, target)?.measure(progress)?;
+    let mut with = Run::new(plan, target)?.measure(progress)?;
+    let p99 = |found: &Found| found.repetition.as_felt.as_ref().map(|latency| latency.p99_ns);
+    let (slow, fast) = (p99(&with), p99(&without));
+    if let Some(readers) = &mut with.repetition.slow {
+        readers.p99_without_ns = fast;
+        readers.p99_ratio = slow.zip(fast).map(|(slow, fast)| slow as f64 / fast.max(1) as f64);
+    }
+    Ok(with)
 }
 
 struct Run<'a> {
@@ -118,9 +123,9 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn measure(mut self, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Repetition> {
+    fn measure(mut self, progress: &mut dyn FnMut(Progress)) -> anyhow::Result<Found> {
         if self.plan.shape == Shape::Connect {
-            return Ok(self.knock(progress));
+            return Ok(Found { repetition: self.knock(progress), server: None });
         }
         let began = self.clock.now();
         self.generator.connect_all(|live| progress(Progress::Connected(live)))?;
@@ -165,7 +170,7 @@ impl<'a> Run<'a> {
         mut self,
         mut connects: Connects,
         progress: &mut dyn FnMut(Progress),
-    ) -> anyhow::Result<Repetition> {
+    ) -> anyhow::Result<Found> {
         let length = self.plan.measure.as_nanos() as u64;
         let sends_before = self.counts();
         self.generator.wire_bytes.iter_mut().for_each(|bytes| *bytes = 0);
@@ -179,6 +184,7 @@ impl<'a> Run<'a> {
             self.generator.begin_arrivals(false);
         }
         let own_cpu = thread_cpu();
+        self.generator.polled_ns = 0;
         self.generator.schedule(length, true);
         let mut own_share = None;
         let (mut second, mut cpu_seen) = (0, server_before.map_or(0, |sample| sample.cpu));
@@ -187,7 +193,7 @@ impl<'a> Run<'a> {
         let mut each_turn = |generator: &mut Generator<'_>| {
             let now = clock.now();
             if own_share.is_none() && generator.is_published() && now >= start + length {
-                own_share = Some((thread_cpu() - own_cpu) as f64 / (now - start) as f64);
+                own_share = Some(share(generator, own_cpu, now - start));
                 generator.end_arrivals();
             }
             while now >= start + (second + 1) * 1_000_000_000 && (second + 1) * 1_000_000_000 <= length {
@@ -211,7 +217,7 @@ impl<'a> Run<'a> {
         }
         self.drain(&mut each_turn);
         let own_share =
-            own_share.unwrap_or_else(|| (thread_cpu() - own_cpu) as f64 / (self.clock.now() - start) as f64);
+            own_share.unwrap_or_else(|| share(&self.generator, own_cpu, self.clock.now() - start));
         let ended = self.clock.now();
         let server_after = sample(self.target.process);
         let sends_after = self.counts();
@@ -290,7 +296,7 @@ impl<'a> Run<'a> {
             let why = self.generator.trouble.as_deref().unwrap_or("and the server did not say why");
             anyhow::bail!("none of {} messages arrived: {why}", found.published);
         }
-        Ok(found)
+        Ok(Found { repetition: found, server: self.generator.server_name.take() })
     }
 
     /// Connections that come and go without saying a word.
@@ -316,7 +322,7 @@ impl<'a> Run<'a> {
             }
         }
         let elapsed = self.clock.now() - start;
-        let own_share = (thread_cpu() - own_cpu) as f64 / elapsed as f64;
+        let own_share = share(&self.generator, own_cpu, elapsed);
         let after = sample(self.target.process);
         let connects = self.connects(elapsed);
         self.generator.end_arrivals();
@@ -400,6 +406,11 @@ impl<'a> Run<'a> {
         let name = self.target_name();
         name.starts_with("ceiling-").then(|| stats(self.target.address)).flatten()
     }
+}
+
+/// Share of a core that the generator needed since its CPU time was `cpu_before`.
+fn share(generator: &Generator<'_>, cpu_before: u64, elapsed: u64) -> f64 {
+    (thread_cpu() - cpu_before).saturating_sub(generator.polled_ns) as f64 / elapsed.max(1) as f64
 }
 
 fn sends(before: Counts, after: Counts) -> Sends {

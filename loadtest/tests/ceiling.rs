@@ -32,7 +32,7 @@ impl Running {
     fn measure(&self, plan: &Plan) -> Repetition {
         plan.check().unwrap();
         let target = Target { address: self.address, process: None, label: "bare".to_owned() };
-        run::repetition(plan, &target, &mut |_| {}).unwrap()
+        run::repetition(plan, &target, &mut |_| {}).unwrap().repetition
     }
 
     fn stop(self) -> Counts {

@@ -76,6 +76,12 @@ fn only_the_codec_renders_dialects_and_only_sessions_read_them() {
 fn only_the_command_line_uses_the_client() {
     let except = ["cli/mod.rs", "cli/publish.rs", "cli/subscribe.rs", "cli/replay.rs"];
     nobody_says("server/src", &["tickcast_client"], &except);
+    nobody_says("server/src", &["tickcast_loadtest"], &["cli/bench.rs"]);
+}
+
+#[test]
+fn the_load_test_links_nothing_of_the_server() {
+    nobody_says("loadtest/src", &["tickcast_engine", "tickcast_compat", "tickcast_client", "tokio"], &[]);
 }
 
 #[test]
@@ -94,7 +100,9 @@ fn settings_and_metrics_are_leaves() {
 
 #[test]
 fn unsafe_code_lives_in_the_ring_alone() {
-    for folder in ["protocol/src", "compat/src", "server/src", "server/engine/src", "clients/rust/src"] {
+    for folder in
+        ["protocol/src", "compat/src", "server/src", "server/engine/src", "clients/rust/src", "loadtest/src"]
+    {
         for (name, text) in files(folder) {
             let has_unsafe =
                 code(&text).any(|line| line.contains("unsafe {") || line.contains("unsafe impl"));
@@ -112,7 +120,7 @@ fn nothing_is_left_to_be_done_later() {
         concat!("todo", "!("),
         concat!("dbg", "!("),
     ];
-    for folder in ["protocol", "compat", "server", "clients/rust", "benches"] {
+    for folder in ["protocol", "compat", "server", "clients/rust", "benches", "loadtest"] {
         for (name, text) in files(folder) {
             for mark in marks {
                 assert!(!text.contains(mark), "{name} has a {mark}");

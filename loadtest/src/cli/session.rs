@@ -1,6 +1,7 @@
 //! A run from its first to its last repetition: targets started and ended, progress shown, results gathered.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -17,11 +18,15 @@ use crate::report::compare::pairings;
 use crate::report::condition::Condition;
 use crate::report::quantity::Quantity;
 use crate::results::{Comparison, Repetition, Run, SCHEMA};
-use crate::run::{self, Progress, Target};
+use crate::run::{self, Found, Progress, Target};
 use crate::spawn::{Program, Server};
 
 /// Rates tried at most while the limit is looked for.
 const STEPS_MAX: u32 = 24;
+/// A rate of which less is achieved was not kept up with.
+const KEPT_UP: f64 = 0.95;
+/// A generator busier than this cannot say more.
+const BUSY: f64 = 0.95;
 /// The limit is known when two rates are this near.
 const NEAR: f64 = 1.05;
 
@@ -99,7 +104,8 @@ impl<'a> Session<'a> {
     pub(super) fn empty_run(&self, name: Option<String>) -> Run {
         let mut machine = procfs::machine(self.descriptors_max);
         machine.generator_core = self.generator_core.map(|core| core as u64);
-        machine.server_core = self.server_core.map(|core| core as u64);
+        machine.server_core =
+            self.server_core.filter(|_| self.targets.spawn.is_some()).map(|core| core as u64);
         Run {
             schema: SCHEMA,
             name: name.unwrap_or_else(|| self.plan.name.to_owned()),
@@ -116,7 +122,8 @@ impl<'a> Session<'a> {
     pub(super) fn repeat(&mut self, run: &mut Run, times: u32) -> Result<(), Failure> {
         for number in 1..=times {
             let found = self.measure_server(&self.plan, number, times)?;
-            run.repetitions.push(found);
+            run.versions.server = found.server.or(run.versions.server.take());
+            run.repetitions.push(found.repetition);
         }
         self.bar.finish_and_clear();
         Ok(())
@@ -124,22 +131,27 @@ impl<'a> Session<'a> {
 
     /// Measures the server and each ceiling in turns, the first of them changing with every repetition.
     pub(super) fn pair(&mut self, run: &mut Run, times: u32, modes: &[Mode]) -> Result<(), Failure> {
-        let mut json_bytes = 0;
+        let json_bytes = Cell::new(0);
         for number in 1..=times {
             // The size of JSON messages is learnt from the server, so it is the first one once.
             let server_first = number % 2 == 1;
-            let mut found = Vec::new();
+            let server = |run: &mut Run| -> Result<(), Failure> {
+                let found = self.measure_server(&self.plan, number, times)?;
+                json_bytes.set(json_bytes_of(&found.repetition).unwrap_or(json_bytes.get()));
+                run.versions.server = found.server.or(run.versions.server.take());
+                run.repetitions.push(found.repetition);
+                Ok(())
+            };
             if server_first {
-                found.push(self.measure_server(&self.plan, number, times)?);
-                json_bytes = json_bytes_of(&found[0]).unwrap_or(json_bytes);
+                server(run)?;
             }
             for mode in modes {
-                found.push(self.measure_ceiling(*mode, json_bytes, number, times)?);
+                let found = self.measure_ceiling(*mode, json_bytes.get(), number, times)?;
+                run.repetitions.push(found.repetition);
             }
             if !server_first {
-                found.push(self.measure_server(&self.plan, number, times)?);
+                server(run)?;
             }
-            run.repetitions.extend(found);
         }
         self.bar.finish_and_clear();
         run.comparisons = comparisons(run);
@@ -155,8 +167,8 @@ impl<'a> Session<'a> {
         let mut rate = first;
         for number in 1..=STEPS_MAX {
             let plan = Plan { pace: Pace::Rate(rate), ..self.plan.clone() };
-            let found = self.measure_server(&plan, number, STEPS_MAX)?;
-            let limited = found.generator.generator_limited;
+            let found = self.measure_server(&plan, number, STEPS_MAX)?.repetition;
+            let (achieved, limited) = (found.achieved_per_s, found.generator.cpu_share > BUSY);
             let one = Run { repetitions: vec![found], ..run.clone() };
             let holds = condition.holds(&one).ok_or_else(|| {
                 Failure::usage("the condition of --find-limit names what this profile does not measure")
@@ -165,7 +177,8 @@ impl<'a> Session<'a> {
             if limited {
                 run.notes.push(format!("at {rate:.0} messages a second the generator was the limit"));
             }
-            *(if holds && !limited { &mut good } else { &mut bad }) = Some(rate);
+            let kept_up = achieved > KEPT_UP * rate;
+            *(if holds && kept_up && !limited { &mut good } else { &mut bad }) = Some(rate);
             rate = match (good, bad) {
                 (Some(good), None) => good * 2.0,
                 (None, Some(bad)) if bad < 1.0 => break,
@@ -182,7 +195,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn measure_server(&self, plan: &Plan, number: u32, times: u32) -> Result<Repetition, Failure> {
+    fn measure_server(&self, plan: &Plan, number: u32, times: u32) -> Result<Found, Failure> {
         match &self.targets.spawn {
             Some(program) => {
                 let server = Server::start(&self.tickcast(program)).map_err(Failure::connect)?;
@@ -204,12 +217,12 @@ impl<'a> Session<'a> {
         json_bytes: usize,
         number: u32,
         times: u32,
-    ) -> Result<Repetition, Failure> {
+    ) -> Result<Found, Failure> {
         let server = Server::start(&self.ceiling(mode, json_bytes)?).map_err(Failure::connect)?;
         self.measure(&self.plan, &server.target, number, times)
     }
 
-    fn measure(&self, plan: &Plan, target: &Target, number: u32, times: u32) -> Result<Repetition, Failure> {
+    fn measure(&self, plan: &Plan, target: &Target, number: u32, times: u32) -> Result<Found, Failure> {
         self.bar.set_prefix(format!("{} {number}/{times}", target.label));
         let mut show = |progress| match progress {
             Progress::Connected(live) => {
@@ -222,7 +235,7 @@ impl<'a> Session<'a> {
             }
         };
         let mut found = run::repetition(plan, target, &mut show).map_err(Failure::connect)?;
-        found.number = u64::from(number);
+        found.repetition.number = u64::from(number);
         // The kernel is given a moment to forget ten thousand sockets.
         std::thread::sleep(Duration::from_millis(50));
         Ok(found)

@@ -135,6 +135,8 @@ pub struct Generator<'a> {
     pub disconnected: u64,
     /// read() calls on subscribers.
     pub reads: u64,
+    /// Time spent polling in vain for a message that was nearly due: CPU that was not needed.
+    pub polled_ns: u64,
     /// Bytes read, by format.
     pub wire_bytes: Vec<u64>,
 }
@@ -202,6 +204,7 @@ impl<'a> Generator<'a> {
             refused: 0,
             disconnected: 0,
             reads: 0,
+            polled_ns: 0,
             wire_bytes: vec![0; plan.formats.len()],
             templates,
         })
@@ -324,6 +327,9 @@ impl<'a> Generator<'a> {
         events.clear();
         // An interrupted wait is a short one.
         let _ = epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout));
+        if wait == 0 && events.is_empty() {
+            self.polled_ns += self.clock.now() - now;
+        }
         for event in &events {
             self.event(event.data.u64() as usize, event.flags);
         }

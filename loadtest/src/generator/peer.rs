@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendFlags, SocketFlags, SocketType, bind, connect, send, socket_with, sockopt,
 };
+use socket2::SockRef;
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,9 @@ pub(super) struct Peer {
 
 /// A receive buffer that a slow reader fills within a second.
 const SLOW_RECEIVE_BYTES: usize = 16 * 1024;
+/// Segments as on a network: with those of loopback, 64 KiB each, the kernel alone would hold megabytes for a
+/// slow reader, and the server would never meet one within the run.
+const SLOW_SEGMENT_BYTES: u32 = 1_400;
 
 impl Peer {
     pub(super) const fn new(role: Role) -> Self {
@@ -71,6 +75,7 @@ impl Peer {
         }
         if matches!(self.role, Role::Slow(_)) {
             sockopt::set_socket_recv_buffer_size(&socket, SLOW_RECEIVE_BYTES)?;
+            SockRef::from(&socket).set_tcp_mss(SLOW_SEGMENT_BYTES).map_err(|_| Errno::INVAL)?;
         }
         if self.role == Role::Publisher {
             sockopt::set_tcp_nodelay(&socket, true)?;

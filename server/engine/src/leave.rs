@@ -18,7 +18,7 @@ impl Shard {
         self.close(index, code);
         let found = self.peers.member(index);
         // Reserved even when the control lane is full: it is the last message.
-        found.outbox.push_control(farewell);
+        found.queue().outbox.push_control(farewell);
         found.blocked = false;
         self.mark_dirty(index);
     }

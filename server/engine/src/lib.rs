@@ -20,10 +20,14 @@
 //! entered in the `ledger`. `history` is what [`subscribe`] starts from; `bind` announces stream ids; `leave`
 //! ends a peer; `store` counts who holds what; [`stats`] counts the rest.
 
+mod beat;
 mod bind;
+mod condition;
+mod deliver;
 pub mod engine;
 pub mod event;
 pub mod flush;
+mod group;
 mod history;
 mod index;
 mod leave;
@@ -31,19 +35,23 @@ mod ledger;
 mod outbox;
 pub mod peer;
 mod records;
+mod regroup;
 pub mod ring;
 mod run;
 mod sequencer;
 pub mod shard;
 #[cfg(all(test, not(tickcast_loom)))]
 mod sim;
+mod slots;
 pub mod stats;
 mod store;
 pub mod subscribe;
 mod sync;
 pub mod wake;
+mod window;
 
 pub use bind::{BIND_BYTES_MAX, BINDINGS_MAX};
+pub use condition::Condition;
 pub use engine::{Engine, EngineConfig, PublishError, Receipt};
 pub use event::{Event, Format, Incoming, Render, binary_message};
 pub use flush::{Flushed, PeerIo, Written};
@@ -52,5 +60,5 @@ pub use peer::{PeerId, PeerStatus};
 pub use records::StreamSummary;
 pub use shard::{SendError, Shard, Turn};
 pub use stats::{ShardCounts, ShardStats};
-pub use subscribe::{Start, Subscribe, SubscribeError, Subscribed};
+pub use subscribe::{Delivery, Start, Subscribe, SubscribeError, Subscribed};
 pub use wake::Notify;

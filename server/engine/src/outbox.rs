@@ -440,6 +440,24 @@ impl Outbox {
         lanes && self.remainder.is_empty()
     }
 
+    /// True while events or snapshots wait, or the rest of a frame.
+    pub(crate) fn has_data(&self) -> bool {
+        !(self.critical.is_empty() && self.data.is_empty() && self.remainder.is_empty())
+    }
+
+    /// Streams of which events wait, some named more than once.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
+        let entries = self.critical.iter().chain(&self.data);
+        entries.filter(|entry| entry.sequence > 0).map(|entry| entry.stream)
+    }
+
+    /// The last sequence of `stream` that waits, or zero. Looks at everything that does.
+    pub(crate) fn last_on(&self, stream: StreamId) -> u64 {
+        let lanes = self.critical.iter().rev().chain(self.data.iter().rev());
+        let mut its = lanes.filter(|entry| entry.stream == stream && !matches!(entry.what, What::Mark));
+        its.find(|entry| entry.sequence > 0).map_or(0, |entry| entry.sequence)
+    }
+
     /// True when no further control message has its reserved place. Binds do not count.
     pub(crate) fn control_is_full(&self, more: usize) -> bool {
         let messages = self.control.len() - self.binds;
@@ -641,12 +659,23 @@ impl Outbox {
     /// Accounted events of one stream that wait, the one begun included.
     #[cfg(test)]
     pub(crate) fn queued_on(&self, stream: StreamId) -> u64 {
+        self.sequences_on(stream).len() as u64 + u64::from(self.begun_on(stream))
+    }
+
+    /// Sequences of the accounted events of one stream that wait whole.
+    #[cfg(test)]
+    pub(crate) fn sequences_on(&self, stream: StreamId) -> Vec<u64> {
         let accounted = |entry: &&Entry| {
             entry.stream == stream
                 && matches!(entry.what, What::Lossy(..) | What::Critical(_) | What::Bracket(_, _, true))
         };
-        let entries = self.critical.iter().chain(&self.data).filter(accounted).count() as u64;
-        entries + u64::from(self.remainder_of == Some(stream))
+        self.critical.iter().chain(&self.data).filter(accounted).map(|entry| entry.sequence).collect()
+    }
+
+    /// True when the remainder is of an event of this stream.
+    #[cfg(test)]
+    pub(crate) fn begun_on(&self, stream: StreamId) -> bool {
+        self.remainder_of == Some(stream)
     }
 
     /// True when nothing but events waits, so that the peer knows all it was told.

@@ -81,7 +81,10 @@ impl Shard {
                 break; // The next beat tells the rest.
             }
             let holds = filters.is_some_and(|group| {
-                streams.streams_of(subscription.filter).iter().any(|stream| streams.group(group).is_holding(*stream))
+                streams
+                    .streams_of(subscription.filter)
+                    .iter()
+                    .any(|stream| streams.group(group).is_holding(*stream))
             });
             if holds {
                 continue;

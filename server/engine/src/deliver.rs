@@ -34,6 +34,8 @@ impl Shard {
         let (stream, sequence) = (event.stream(), event.sequence().0);
         let mut touched = std::mem::take(&mut self.touched);
         self.index.look_up(&event, &mut touched);
+        #[cfg(all(test, not(tickcast_loom)))]
+        self.mistake(&mut touched, stream, sequence);
         let event = self.store.insert(event);
         for group in touched.drain(..) {
             self.hand(group, &event, stream, sequence);
@@ -95,8 +97,8 @@ impl Shard {
         let now = self.now;
         let (group, _) = self.index.group_and_stream(id, stream);
         let window = window_of(group, stream);
-        let missing = (window.through + 1 < sequence)
-            .then(|| Loss::skipped(window.through + 1, sequence - 1, 0));
+        let missing =
+            (window.through + 1 < sequence).then(|| Loss::skipped(window.through + 1, sequence - 1, 0));
         window.through = sequence;
         if let Some(held) = &mut window.held {
             held.sent = Some(now);
@@ -115,8 +117,7 @@ impl Shard {
             return;
         }
         let window = window_of(group, stream);
-        let before: Vec<Option<Loss>> =
-            (0..window.items().len()).map(|at| window.loss_before(at)).collect();
+        let before: Vec<Option<Loss>> = (0..window.items().len()).map(|at| window.loss_before(at)).collect();
         let held = window.held.as_mut().expect("it holds something");
         held.sent = Some(now);
         let mut items = held.take();
@@ -143,9 +144,30 @@ impl Shard {
             side.sums_among(&known.filters).for_each(|sums| sums.conflated += loss.conflated);
         }
         self.stats.rated.add(loss.conflated);
+        #[cfg(all(test, not(tickcast_loom)))]
+        if loss.from > 1
+            && group.key.format.is_binary()
+            && self.fault.take_if(|fault| *fault == crate::shard::Fault::Silence).is_some()
+        {
+            self.wronged = Some((id, stream, loss.through));
+            return;
+        }
         let message = Message::Notice(loss.notice(SubscriptionId(0), stream));
         let bytes = self.render.control(&message, Some(&known.topic), group.key.format);
         group.run.tell(loss, bytes.unwrap_or_else(Bytes::new));
+    }
+
+    #[cfg(all(test, not(tickcast_loom)))]
+    fn mistake(&mut self, touched: &mut Vec<GroupId>, stream: StreamId, sequence: u64) {
+        let filtered = touched.iter().position(|id| {
+            let group = self.index.group(*id);
+            group.side.is_some() && group.key.format.is_binary() && !group.touched().plain
+        });
+        if let Some(at) = filtered
+            && self.fault.take_if(|fault| *fault == crate::shard::Fault::Filter).is_some()
+        {
+            self.wronged = Some((touched.remove(at), stream, sequence));
+        }
     }
 
     /// Appends an event to a group's run; takes the reference over.

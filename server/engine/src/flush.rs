@@ -234,10 +234,9 @@ impl Shard {
         }
         let cut = &run.frames()[whole];
         let rest = &self.run_buffer[written..cut.end];
-        // What is told before an event is not counted as one that waits.
-        let alone = run.losses(whole).next().is_none();
-        let stream = alone.then(|| self.store.get(&cut.event).stream());
-        self.peers.member(index).queue().outbox.keep_rest(rest, stream);
+        let event = self.store.get(&cut.event);
+        let (of, tells) = (Some((event.stream(), event.sequence().0)), run.losses(whole).next().is_some());
+        self.peers.member(index).queue().outbox.keep_rest(rest, of, tells);
         whole + 1
     }
 
@@ -274,7 +273,10 @@ impl Shard {
                     Some(news) => {
                         queue.ledger.enter(stream, news);
                         if !shared && news.conflated > 0 {
-                            tally.push((stream, Loss { through: news.from + news.conflated - 1, filtered: 0, ..news }));
+                            tally.push((
+                                stream,
+                                Loss { through: news.from + news.conflated - 1, filtered: 0, ..news },
+                            ));
                         }
                     }
                     None if shared && loss.conflated > 0 => disowned.push((stream, loss.conflated)),

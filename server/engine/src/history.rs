@@ -84,7 +84,8 @@ impl History {
 
     /// The last value of every key, oldest first, as far as it passes.
     pub(crate) fn snapshot(&self, passes: impl Fn(&Event) -> bool, store: &mut Store) -> Vec<EventRef> {
-        let mut events: Vec<&EventRef> = self.last.values().filter(|event| passes(store.get(event))).collect();
+        let mut events: Vec<&EventRef> =
+            self.last.values().filter(|event| passes(store.get(event))).collect();
         events.sort_unstable_by_key(|event| store.get(event).sequence());
         events.into_iter().map(|event| store.share(event)).collect()
     }

@@ -268,12 +268,7 @@ impl Index {
 
     /// Adds a member to the group with these interests, made if need be, and says which it is and the
     /// member's place in it. `interests` must be ascending, and in use.
-    pub(crate) fn join(
-        &mut self,
-        member: u32,
-        format: Format,
-        interests: Vec<InterestId>,
-    ) -> (GroupId, u32) {
+    pub(crate) fn join(&mut self, member: u32, format: Format, interests: Vec<InterestId>) -> (GroupId, u32) {
         let key = GroupKey { format, interests };
         if let Some(id) = self.by_key.get(&key) {
             let members = &mut self.groups.get_mut(id.0).members;
@@ -450,7 +445,8 @@ impl Index {
     pub(crate) fn streams_of_group(&self, id: GroupId) -> Vec<StreamId> {
         let interests = &self.groups.get(id.0).key.interests;
         let filters = interests.iter().map(|interest| self.wanted(*interest).filter);
-        let mut streams: Vec<StreamId> = filters.flat_map(|filter| self.streams_of(filter)).copied().collect();
+        let mut streams: Vec<StreamId> =
+            filters.flat_map(|filter| self.streams_of(filter)).copied().collect();
         streams.sort_unstable();
         streams.dedup();
         streams
@@ -720,7 +716,8 @@ mod tests {
     fn condition_is_asked_once_an_event_however_many_have_it() {
         let mut index = Index::default();
         birth(&mut index, 1, "market_data.A");
-        for (member, filter) in ["market_data.A", "market_data.*", "market_data.**", "**"].iter().enumerate() {
+        for (member, filter) in ["market_data.A", "market_data.*", "market_data.**", "**"].iter().enumerate()
+        {
             join(&mut index, member as u32, &[&format!("{filter} if symbol!=B")]);
         }
         assert_eq!(touched(&mut index, 1, &[(Attribute::Symbol, "A")]).len(), 4);
@@ -732,7 +729,12 @@ mod tests {
     fn last_member_takes_everything_with_it() {
         let mut index = Index::default();
         birth(&mut index, 1, "market_data.A");
-        let wanted = ["market_data.*", "market_data.* if symbol=A", "market_data.* if symbol in (A, B)", "market_data.* if symbol!=A"];
+        let wanted = [
+            "market_data.*",
+            "market_data.* if symbol=A",
+            "market_data.* if symbol in (A, B)",
+            "market_data.* if symbol!=A",
+        ];
         let joined: Vec<GroupId> = wanted
             .iter()
             .enumerate()

@@ -100,6 +100,22 @@ pub struct Shard {
     pub(crate) write_marks: Vec<Mark>,
     pub(crate) tally: Vec<(StreamId, Loss)>,
     pub(crate) touched: Vec<GroupId>,
+    /// A mistake to be made once, to see that it is noticed.
+    #[cfg(all(test, not(tickcast_loom)))]
+    pub(crate) fault: Option<Fault>,
+    /// The group it was made to, the stream, and the last sequence concerned.
+    #[cfg(all(test, not(tickcast_loom)))]
+    pub(crate) wronged: Option<(GroupId, StreamId, u64)>,
+}
+
+/// What a mistake would look like.
+#[cfg(all(test, not(tickcast_loom)))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// An event that passes a filter is taken for one that does not.
+    Filter,
+    /// What a filter left out is not told.
+    Silence,
 }
 
 /// One thing to distribute.
@@ -163,6 +179,10 @@ impl Shard {
             write_marks: Vec::new(),
             tally: Vec::new(),
             touched: Vec::new(),
+            #[cfg(all(test, not(tickcast_loom)))]
+            fault: None,
+            #[cfg(all(test, not(tickcast_loom)))]
+            wronged: None,
         }
     }
 

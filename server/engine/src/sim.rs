@@ -29,13 +29,15 @@ use tickcast_protocol::message::{
 };
 use tickcast_protocol::registry::{Attribute, Attributes, DATA_FIRST, hash_text};
 use tickcast_protocol::{
-    BootId, Class, CloseCode, Decimal, Epoch, Message, Predicate, Sequence, StreamId, SubscriptionId, Topic, TopicFilter,
+    BootId, Class, CloseCode, Decimal, Epoch, Message, Predicate, Sequence, StreamId, SubscriptionId, Topic,
+    TopicFilter,
 };
 
 use crate::event::tests::incoming;
 use crate::ledger::Loss;
-use crate::peer::Peer;
 use crate::peer::Counts;
+use crate::peer::Peer;
+use crate::shard::Fault;
 use crate::{
     Condition, Delivery, Engine, EngineConfig, Event, Flushed, Format, Notify, PeerId, PeerIo, Render, Shard,
     ShardCounts, Start, Subscribe, SubscribeError, Written, binary_message,
@@ -484,7 +486,11 @@ impl Client {
         if let Some(position) = position {
             assert_eq!(cursor, position, "a resume goes on where it stopped");
         }
-        let heads = self.regimes.iter().rev().find_map(|regime| regime.resumed.filter(|of| *of == subscription).map(|_| &regime.heads));
+        let heads = self
+            .regimes
+            .iter()
+            .rev()
+            .find_map(|regime| regime.resumed.filter(|of| *of == subscription).map(|_| &regime.heads));
         let replayed = heads.and_then(|heads| heads.get(&binding.stream)).copied().unwrap_or(0);
         let replay = (replayed, own.condition.clone());
         let account = Account { topic, class, first: cursor + 1, cursor, received: 0, lost: 0, replay };
@@ -515,7 +521,10 @@ impl Client {
         }
         let published = &log.streams[&(account.topic.clone(), account.class)].events;
         let range = &published[from as usize - 1..notice.through as usize];
-        if notice.kind == NoticeKind::UPSTREAM_GAP && notice.conflated + filtered == 0 && notice.reason == Reason::UPSTREAM {
+        if notice.kind == NoticeKind::UPSTREAM_GAP
+            && notice.conflated + filtered == 0
+            && notice.reason == Reason::UPSTREAM
+        {
             assert!(range.iter().all(Option::is_none), "an event was told as skipped");
         }
         if account.class == Class::Critical {
@@ -739,7 +748,8 @@ impl World {
     fn note_regime(&mut self, at: usize, resumed: Option<u32>) {
         let client = &mut self.clients[at];
         let shard = &self.shards[client.shard];
-        let known = (1..=TOPICS.len() as u32 * 2).filter_map(|id| Some((id, shard.index.stream(StreamId(id))?.head)));
+        let known =
+            (1..=TOPICS.len() as u32 * 2).filter_map(|id| Some((id, shard.index.stream(StreamId(id))?.head)));
         let wanted = client.wants.values().cloned().collect();
         client.regimes.push(Regime { heads: known.collect(), wanted, resumed });
     }
@@ -885,7 +895,10 @@ impl World {
         let mut wait = |sequence: u64| {
             if sequence > account.cursor {
                 let waits = &mut waits[(sequence - account.cursor) as usize - 1];
-                assert!(!std::mem::replace(waits, true), "stream {id}: {sequence} twice: {account:?} {peer:?}");
+                assert!(
+                    !std::mem::replace(waits, true),
+                    "stream {id}: {sequence} twice: {account:?} {peer:?}"
+                );
             }
         };
         let mut lose = |loss: &Loss| {
@@ -900,18 +913,21 @@ impl World {
             }
             queue.ledger.on(stream).for_each(&mut lose);
         }
+        // What the group is told may reach back to what this one knows.
+        let queue = peer.queue.as_ref();
+        let news = |loss: &Loss| queue.map_or(Some(*loss), |queue| queue.news(stream, *loss));
         if let Some(group) = peer.group {
             let group = shard.index.group(group);
             for (at, frame) in group.run.frames().iter().enumerate() {
                 let event = shard.store.get(&frame.event);
                 if event.stream() == stream {
-                    group.run.losses(at).for_each(&mut lose);
+                    group.run.losses(at).filter_map(news).for_each(|loss| lose(&loss));
                     wait(event.sequence().0);
                 }
             }
             if let Some(window) = group.side.as_ref().and_then(|side| side.windows.get(&stream)) {
                 for (at, item) in window.items().iter().enumerate() {
-                    window.loss_before(at).iter().for_each(&mut lose);
+                    window.loss_before(at).iter().filter_map(news).for_each(|loss| lose(&loss));
                     if item.event.is_some() {
                         wait(item.through);
                     }
@@ -1027,6 +1043,22 @@ impl World {
     }
 }
 
+impl World {
+    /// Whoever a mistake happened to must live to find out.
+    fn hold_witnesses(&mut self) {
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            let Some((group, stream, through)) = shard.wronged.take() else { continue };
+            for client in self.clients.iter_mut().filter(|client| client.shard == number) {
+                let index = shard.peers.find(client.id);
+                let peer = index.and_then(|index| shard.peers.get(index));
+                let is_member = peer.is_some_and(|peer| peer.group == Some(group) && !peer.is_over());
+                let lacks = client.accounts.get(&stream.0).is_some_and(|known| known.cursor < through);
+                client.robbed |= is_member && lacks;
+            }
+        }
+    }
+}
+
 fn acknowledge(
     request: u64,
     subscription: SubscriptionId,
@@ -1037,14 +1069,27 @@ fn acknowledge(
     format.is_binary().then(|| binary_message(&Message::Acknowledge(answer)))
 }
 
-fn run(seed: u64, rob: bool) -> Reached {
+/// What is done to a run that must be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crime {
+    None,
+    Rob,
+    Mistake(Fault),
+}
+
+fn run(seed: u64, crime: Crime) -> Reached {
     let mut world = World::new(seed);
     let mut robbed = false;
     for step in 0..STEPS {
         world.step();
-        if rob && !robbed && step > STEPS / 3 {
-            robbed = world.rob();
+        match crime {
+            Crime::Rob if !robbed && step > STEPS / 3 => robbed = world.rob(),
+            Crime::Mistake(fault) if step == STEPS / 3 => {
+                world.shards.iter_mut().for_each(|shard| shard.fault = Some(fault));
+            }
+            _ => {}
         }
+        world.hold_witnesses();
     }
     world.rest();
     world.end()
@@ -1057,11 +1102,12 @@ fn every_event_is_received_or_told_as_lost() {
         Some(seed) => seed..seed + 1,
         None => 0..number("TICKCAST_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    let (mut sum, mut resumed) = (ShardCounts::default(), 0);
+    let (mut sum, mut resumed, mut compared) = (ShardCounts::default(), 0, 0);
     for seed in seeds.clone() {
-        match catch_unwind(|| run(seed, false)) {
+        match catch_unwind(|| run(seed, Crime::None)) {
             Ok(reached) => {
                 resumed += reached.resumed;
+                compared += reached.compared;
                 sum = sum.plus(reached.counts);
             }
             Err(_) => panic!(
@@ -1070,7 +1116,7 @@ fn every_event_is_received_or_told_as_lost() {
         }
     }
     println!(
-        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} resumed, {} closed, {} short writes",
+        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} held, {} of them replaced, {} sums compared, {} resumed, {} closed, {} short writes",
         seeds.start,
         seeds.end - 1,
         sum.deliveries,
@@ -1078,13 +1124,26 @@ fn every_event_is_received_or_told_as_lost() {
         sum.repaired,
         sum.conflated,
         sum.gapped,
+        sum.held,
+        sum.rated,
+        compared,
         resumed,
         sum.closed_slow,
         sum.writes_short
     );
     if seeds.end - seeds.start >= 100 {
-        let reached =
-            [sum.laps, sum.repaired, sum.conflated, sum.gapped, resumed, sum.closed_slow, sum.writes_short];
+        let reached = [
+            sum.laps,
+            sum.repaired,
+            sum.conflated,
+            sum.gapped,
+            resumed,
+            sum.closed_slow,
+            sum.writes_short,
+            sum.held_early,
+            sum.rated,
+            compared,
+        ];
         assert!(reached.iter().all(|count| *count > 0), "the simulator misses what it is for: {reached:?}");
     }
 }
@@ -1093,7 +1152,7 @@ fn every_event_is_received_or_told_as_lost() {
 fn swallowed_event_is_caught() {
     let (mut robbed, mut missed) = (0, Vec::new());
     for seed in 0..100 {
-        match catch_unwind(AssertUnwindSafe(|| run(seed, true))) {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, Crime::Rob))) {
             Err(_) => robbed += 1,
             Ok(reached) if reached.robbed => missed.push(seed),
             // Nobody had an event to lose, or the one who had was closed as too slow.
@@ -1102,4 +1161,21 @@ fn swallowed_event_is_caught() {
     }
     assert!(missed.is_empty(), "nobody noticed on seeds {missed:?}");
     assert!(robbed > 20, "robbed {robbed} times only");
+}
+
+#[test]
+fn mistake_of_a_filter_is_caught() {
+    for fault in [Fault::Filter, Fault::Silence] {
+        let (mut caught, mut missed) = (0, Vec::new());
+        for seed in 0..100 {
+            match catch_unwind(AssertUnwindSafe(|| run(seed, Crime::Mistake(fault)))) {
+                Err(_) => caught += 1,
+                Ok(reached) if reached.robbed => missed.push(seed),
+                // It was made in nobody's presence, or before one who left in the same step.
+                Ok(_) => {}
+            }
+        }
+        assert!(missed.is_empty(), "{fault:?}: nobody noticed on seeds {missed:?}");
+        assert!(caught > 20, "{fault:?}: caught {caught} times only");
+    }
 }

@@ -288,7 +288,11 @@ impl Shard {
         Ok(Subscribed { subscription: id, epoch: self.epoch, streams, already: true })
     }
 
-    fn find_subscription(&mut self, peer: PeerId, id: SubscriptionId) -> Result<(u32, usize), SubscribeError> {
+    fn find_subscription(
+        &mut self,
+        peer: PeerId,
+        id: SubscriptionId,
+    ) -> Result<(u32, usize), SubscribeError> {
         let index = self.live(peer)?;
         let subscriptions = &self.peers.member(index).subscriptions;
         let at = subscriptions.iter().position(|subscription| subscription.id == id);
@@ -392,7 +396,12 @@ impl Shard {
 
     /// Enters a subscription and moves the peer to its new group. Says whether it was there already: one
     /// with the same filter and condition is the same.
-    fn add_subscription(&mut self, index: u32, interest: InterestId, policy: Policy) -> (SubscriptionId, bool) {
+    fn add_subscription(
+        &mut self,
+        index: u32,
+        interest: InterestId,
+        policy: Policy,
+    ) -> (SubscriptionId, bool) {
         let wanted = *self.index.wanted(interest);
         let same = |known: &Subscription| {
             let has = self.index.wanted(known.interest);

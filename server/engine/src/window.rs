@@ -73,7 +73,13 @@ impl Window {
 
 impl Held {
     /// Holds an event, the newest of its stream; gives back the one of its key that it replaces.
-    pub(crate) fn hold(&mut self, event: EventRef, sequence: u64, key: u64, size: u32) -> Option<(EventRef, u32)> {
+    pub(crate) fn hold(
+        &mut self,
+        event: EventRef,
+        sequence: u64,
+        key: u64,
+        size: u32,
+    ) -> Option<(EventRef, u32)> {
         let same = |item: &Item| item.event.as_ref().is_some_and(|(_, of, _)| *of == key);
         let at = self.items.iter().position(same);
         self.items.push(Item { through: sequence, conflated: 0, event: Some((event, key, size)) });

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tickcast_engine::{
-    BIND_BYTES_MAX, CONTROL_BYTES_MAX, Delivery, Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify,
-    PeerId, PeerIo, PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError, Subscribed,
-    Written, binary_message,
+    BIND_BYTES_MAX, CONTROL_BYTES_MAX, Delivery, Engine, EngineConfig, Event, Flushed, Format, Incoming,
+    Notify, PeerId, PeerIo, PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError,
+    Subscribed, Written, binary_message,
 };
 use tickcast_protocol::frame::Frames;
 use tickcast_protocol::message::{Policy, Pong};

@@ -30,6 +30,13 @@ impl Shard {
         found.is_none_or(|found| !found.has_output())
     }
 
+    /// True when the peer is to be closed.
+    #[must_use]
+    pub fn is_closing(&self, peer: PeerId) -> bool {
+        let found = self.peers.find(peer).and_then(|index| self.peers.get(index));
+        found.is_some_and(|found| found.closing.is_some())
+    }
+
     /// What the peer reads, or `None` when it has left.
     #[must_use]
     pub fn format_of(&self, peer: PeerId) -> Option<Format> {

@@ -1167,7 +1167,7 @@ fn swallowed_event_is_caught() {
 fn mistake_of_a_filter_is_caught() {
     for fault in [Fault::Filter, Fault::Silence] {
         let (mut caught, mut missed) = (0, Vec::new());
-        for seed in 0..100 {
+        for seed in 0..200 {
             match catch_unwind(AssertUnwindSafe(|| run(seed, Crime::Mistake(fault)))) {
                 Err(_) => caught += 1,
                 Ok(reached) if reached.robbed => missed.push(seed),

@@ -23,7 +23,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify as TokioNotify, mpsc};
 use tokio::task;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::connection::{self, DrainOrder, Link};
 use super::listener::Place;
@@ -107,6 +107,8 @@ pub struct Cell {
     pub sockets: RefCell<Sockets>,
     /// What all shards share.
     pub shared: Arc<Shared>,
+    /// Where the time of turns begins.
+    began: Instant,
 }
 
 /// The sockets of one shard, by peer.
@@ -262,7 +264,8 @@ fn run(
     connections: &Arc<AtomicUsize>,
     latency: &Latency,
 ) {
-    let cell = Rc::new(Cell { shard: RefCell::new(shard), sockets: RefCell::default(), shared });
+    let began = Instant::now();
+    let cell = Rc::new(Cell { shard: RefCell::new(shard), sockets: RefCell::default(), shared, began });
     runtime.block_on(drive(cell, bell, commands, connections, latency));
 }
 
@@ -300,8 +303,13 @@ async fn drive(
             task::yield_now().await;
             continue;
         }
+        let due = cell.shard.borrow().next_due();
         let command = tokio::select! {
             () = bell.0.notified() => continue,
+            () = until(cell.began, due), if due.is_some() => {
+                cell.shard.borrow().stay_awake();
+                continue;
+            }
             command = commands.recv() => command,
             Some(ended) = tasks.join_next(), if !tasks.is_empty() => {
                 cell.shard.borrow().stay_awake();
@@ -361,10 +369,21 @@ fn note(ended: Result<(), task::JoinError>, cell: &Cell) {
     }
 }
 
+/// Sleeps until something is due that waits for its rate.
+async fn until(began: Instant, due: Option<u64>) {
+    sleep_until(began + Duration::from_nanos(due.unwrap_or(0))).await;
+}
+
+fn elapsed(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// One turn and its writes; true when the ring may have more.
 fn turn(cell: &Cell, latency: &Latency) -> bool {
     let mut shard = cell.shard.borrow_mut();
-    let turn = shard.turn();
+    // One clock read a turn, and only while a subscription has a rate.
+    let now = if shard.keeps_time() { elapsed(cell.began) } else { 0 };
+    let turn = shard.turn(now);
     let mut sockets = cell.sockets.borrow_mut();
     shard.flush(&mut *sockets);
     while let Some((peer, _)) = shard.next_closing() {

@@ -5,17 +5,22 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
-use tickcast_engine::{Start, Subscribe, SubscribeError, Subscribed};
+use tickcast_engine::{Delivery, Start, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::field::{Timestamp, Value};
 use tickcast_protocol::frame::{Frame, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
     self, Acknowledge, Class, Durability, Message, Policy, PublishStatus, Role, SubscriptionStatus, View,
 };
-use tickcast_protocol::{DecodeError, Epoch, ErrorCode, Sequence, SubscriptionId, Topic, TopicFilter, frame};
+use tickcast_protocol::{
+    DecodeError, Epoch, ErrorCode, Predicate, Sequence, SubscriptionId, Topic, TopicFilter, frame,
+};
 
 use super::{Desk, NAME_BYTES_MAX, Strikes, Terms};
 use crate::ingest::{Refusal, Wishes};
 use crate::net::websocket::{self, CloseReason};
+
+/// Events a second that a subscription may be bounded to.
+pub const MAX_HZ: std::ops::RangeInclusive<f64> = 0.01..=1_000.0;
 
 /// A protocol message as a whole WebSocket message.
 #[must_use]
@@ -31,8 +36,8 @@ pub struct BinarySession {
     /// `None` until hello.
     role: Option<Role>,
     epoch: Epoch,
-    /// Those of the engine, by id: a filter that is there already takes no room.
-    subscriptions: HashMap<SubscriptionId, TopicFilter>,
+    /// Those of the engine, by id: what is there already takes no room.
+    subscriptions: HashMap<SubscriptionId, (TopicFilter, Option<Predicate>)>,
 }
 
 /// A `publish` frame, waiting for the data frame it is about.
@@ -42,6 +47,13 @@ struct Pending {
     durability: Durability,
     /// It was refused already: its data frame is dropped with it.
     refused: bool,
+}
+
+/// How a subscription wants its events, as a peer says it.
+struct Wanted {
+    policy: Policy,
+    predicate: String,
+    max_hz: f64,
 }
 
 /// A request that was refused: what to tell, and whether it counts as malformed.
@@ -301,7 +313,8 @@ impl BinarySession {
                         ));
                     }
                 };
-                self.subscribe(subscribe.request, &subscribe.filter, start, subscribe.policy, desk)
+                let message::Subscribe { request, filter, policy, predicate, max_hz, .. } = subscribe;
+                self.subscribe(request, &filter, start, &Wanted { policy, predicate, max_hz }, desk)
             }
             Message::Resume(resume) => {
                 let mut positions = Vec::with_capacity(resume.positions.len());
@@ -327,7 +340,8 @@ impl BinarySession {
                     positions.push((topic, class, Sequence(position.sequence)));
                 }
                 let start = Start::Resume { epoch: Epoch(resume.epoch), positions };
-                self.subscribe(resume.request, &resume.filter, start, resume.policy, desk)
+                let message::Resume { request, filter, policy, predicate, max_hz, .. } = resume;
+                self.subscribe(request, &filter, start, &Wanted { policy, predicate, max_hz }, desk)
             }
             Message::Unsubscribe(unsubscribe) => {
                 let id = SubscriptionId(unsubscribe.subscription);
@@ -339,13 +353,17 @@ impl BinarySession {
                 Err(not_subscribed(unsubscribe.request, unsubscribe.subscription))
             }
             Message::Configure(configure) => {
-                known_policy(configure.request, configure.policy)?;
-                let id = SubscriptionId(configure.subscription);
-                let mut ack = acknowledgement(configure.request, SubscriptionStatus::UPDATED);
-                if desk.configure(id, configure.policy, &mut ack) {
+                let message::Configure { request, subscription, policy, predicate, max_hz } = configure;
+                let (delivery, predicate) = Wanted { policy, predicate, max_hz }.checked(request, desk)?;
+                let id = SubscriptionId(subscription);
+                let mut ack = acknowledgement(request, SubscriptionStatus::UPDATED);
+                if desk.configure(id, &delivery, &mut ack) {
+                    if let Some(known) = self.subscriptions.get_mut(&id) {
+                        known.1 = predicate;
+                    }
                     return Ok(());
                 }
-                Err(not_subscribed(configure.request, configure.subscription))
+                Err(not_subscribed(request, subscription))
             }
             Message::Ping(ping) => {
                 desk.say(framed(&Message::Pong(message::Pong {
@@ -379,20 +397,20 @@ impl BinarySession {
         request: u64,
         filter: &str,
         start: Start,
-        policy: Policy,
+        wanted: &Wanted,
         desk: &mut dyn Desk,
     ) -> Result<(), Rejection> {
         if self.role == Some(Role::PUBLISHER) {
             let text = "this peer said hello as publisher; say hello as subscriber or both to subscribe";
             return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
         }
-        known_policy(request, policy)?;
+        let (delivery, predicate) = wanted.checked(request, desk)?;
         let filter = TopicFilter::parse(filter).map_err(|error| {
             Rejection::new(request, ErrorCode::InvalidFilter, "filter", error.to_string())
         })?;
         let used = self.subscriptions.len();
-        if used >= self.terms.subscriptions_max && !self.subscriptions.values().any(|known| *known == filter)
-        {
+        let is_known = |(of, by): &(TopicFilter, _)| *of == filter && *by == predicate;
+        if used >= self.terms.subscriptions_max && !self.subscriptions.values().any(is_known) {
             desk.count_limit("limits.subscriptions");
             let text = format!(
                 "{used} subscriptions are in use and {} is the limit, set by limits.subscriptions",
@@ -403,10 +421,10 @@ impl BinarySession {
         desk.may_subscribe(&filter)
             .map_err(|denied| Rejection::new(request, ErrorCode::Forbidden, "filter", denied.message))?;
         let mut ack = acknowledgement(request, SubscriptionStatus::SUBSCRIBED);
-        match desk.subscribe(Subscribe { filter: filter.clone(), start, policy }, &mut ack) {
+        match desk.subscribe(Subscribe { filter: filter.clone(), start, delivery }, &mut ack) {
             Ok(subscribed) => {
                 // Subscribing twice is success, and still one subscription.
-                self.subscriptions.insert(subscribed.subscription, filter);
+                self.subscriptions.insert(subscribed.subscription, (filter, predicate));
                 Ok(())
             }
             Err(error) => {
@@ -431,6 +449,32 @@ fn request_of(message: View<'_>) -> u64 {
 fn without_data(request: u64) -> Rejection {
     let text = "`publish` must be followed by a data frame in the same WebSocket message";
     Rejection::new(request, ErrorCode::BadRequest, "", text)
+}
+
+impl Wanted {
+    /// What the engine makes of it, and the predicate.
+    fn checked(&self, request: u64, desk: &dyn Desk) -> Result<(Delivery, Option<Predicate>), Rejection> {
+        known_policy(request, self.policy)?;
+        let predicate =
+            match self.predicate.as_str() {
+                "" => None,
+                text => Some(Predicate::parse(text).map_err(|error| {
+                    Rejection::new(request, error.code(), error.field(), error.to_string())
+                })?),
+            };
+        let interval = match self.max_hz {
+            0.0 => 0,
+            hz if MAX_HZ.contains(&hz) => (1e9 / hz).round() as u64,
+            other => {
+                let (least, most) = (MAX_HZ.start(), MAX_HZ.end());
+                let text =
+                    format!("field `max_hz` is {other}, allowed is {least} to {most}, or 0 for no bound");
+                return Err(Rejection::new(request, ErrorCode::InvalidField, "max_hz", text));
+            }
+        };
+        let condition = predicate.clone().map(|predicate| desk.condition(predicate));
+        Ok((Delivery { policy: self.policy, condition, interval }, predicate))
+    }
 }
 
 fn known_policy(request: u64, policy: Policy) -> Result<(), Rejection> {

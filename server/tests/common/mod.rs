@@ -264,6 +264,8 @@ impl Raw {
             filter: filter.into(),
             start,
             policy: Policy::DEFAULT,
+            predicate: String::new(),
+            max_hz: 0.0,
         }));
     }
 

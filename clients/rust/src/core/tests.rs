@@ -154,7 +154,8 @@ impl Script {
     }
 
     fn beat(&mut self, heads: &[(u32, u64)]) {
-        let heads = heads.iter().map(|(stream, sequence)| Head { stream: *stream, sequence: *sequence, through: 0 });
+        let heads =
+            heads.iter().map(|(stream, sequence)| Head { stream: *stream, sequence: *sequence, through: 0 });
         self.say(&[Heartbeat { server_time: Timestamp(0), heads: heads.collect() }.into()]);
     }
 
@@ -1129,7 +1130,11 @@ fn anything() -> impl Strategy<Value = Message> {
         .into(),
         3 => Begin { subscription, bracket: Bracket(kind), events: stream }.into(),
         4 => End { subscription, bracket: Bracket(kind) }.into(),
-        5 => Heartbeat { server_time: Timestamp(0), heads: vec![Head { stream, sequence: n[0], through: n[1] }] }.into(),
+        5 => Heartbeat {
+            server_time: Timestamp(0),
+            heads: vec![Head { stream, sequence: n[0], through: n[1] }],
+        }
+        .into(),
         6 => Error {
             code: kind.into(),
             retry_after_ms: stream,

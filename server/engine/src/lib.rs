@@ -15,10 +15,10 @@
 //!
 //! Modules in reading order: an [`event`] gets its number from the `sequencer` in the [`engine`]'s ingest
 //! section, which notes it in the `records` and puts it on the [`ring`]; a sleeping [`shard`] is woken
-//! by [`wake`]. The shard's `index` names delivery groups; a `run` is what a group gets in a turn;
-//! [`flush`] writes it, and what a [`peer`] cannot take at once waits in its `outbox`, whose losses are
-//! entered in the `ledger`. `history` is what [`subscribe`] starts from; `bind` announces stream ids; `leave`
-//! ends a peer; `store` counts who holds what; [`stats`] counts the rest.
+//! by [`wake`]. The shard's `index` names delivery groups, asking each `condition` once an event; `deliver`
+//! puts the event in the `run` of each `group`, or in its `window` to wait for a rate; [`flush`] writes runs, and what a [`peer`] cannot take at once waits in its `outbox`, whose losses are
+//! entered in the `ledger`. `history` is what [`subscribe`] starts from; `regroup` moves a peer between
+//! groups; `bind` announces stream ids; `beat` tells heads and sums; `leave` ends a peer; `store` counts who holds what; [`stats`] counts the rest.
 
 mod beat;
 mod bind;

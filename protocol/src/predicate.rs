@@ -2,7 +2,7 @@
 //!
 //! A topic filter chooses streams; a predicate chooses among their events. It is parsed and checked once
 //! ([`Predicate`]), then compiled for the process that evaluates it ([`Compiled`]). The language is in
-//! SPEC, section 14.
+//! SPEC, section 15.
 //!
 //! - **Two-valued and strict**: a comparison is a statement about a value, so on an event without the
 //!   attribute every comparison is false, `!=` and `not in` included. `not` turns false into true:
@@ -118,10 +118,10 @@ enum Comparison {
 enum Order {
     Equal,
     Other,
-    Below,
-    AtMost,
-    Above,
     AtLeast,
+    Above,
+    AtMost,
+    Below,
 }
 
 impl Order {
@@ -375,4 +375,168 @@ fn write_price(price: Decimal, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let zeros = u32::from(price.exponent().unsigned_abs());
     let plain = if price.exponent() < 0 { zeros <= DIGITS_MAX } else { digits + zeros <= DIGITS_MAX };
     if plain { write!(f, "{price}") } else { write!(f, "{}e{}", price.mantissa(), price.exponent()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::RandomState;
+
+    use super::*;
+    use crate::registry::{Attributes, hash_severity, hash_text};
+
+    fn predicate(text: &str) -> Predicate {
+        Predicate::parse(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+    }
+
+    #[test]
+    fn what_means_the_same_is_printed_the_same() {
+        for (written, printed) in [
+            (" USER = 42 ", "user=42"),
+            ("user=\"42\"", "user=42"),
+            ("user=\"4 2\"", "user=\"4 2\""),
+            ("user=\"\\u0034\\n\"", "user=\"4\\n\""),
+            ("symbol in (B, A, B)", "symbol in (A, B)"),
+            ("symbol=B or symbol=A", "symbol in (A, B)"),
+            ("not (symbol=B or symbol=A)", "not symbol in (A, B)"),
+            ("symbol!=B and symbol!=A", "symbol not in (A, B)"),
+            ("symbol!=B or symbol!=A", "symbol!=A or symbol!=B"),
+            ("not not symbol=IN", "symbol=IN"),
+            ("venue=a and (symbol=b and (user=c))", "symbol=b and venue=a and user=c"),
+            ("user=c or symbol=b and venue=a", "user=c or symbol=b and venue=a"),
+            ("(user=c or symbol=b) and venue=a", "venue=a and (symbol=b or user=c)"),
+            ("not (user=c and price>5)", "not user=c or not price>5"),
+            ("severity>medium", "severity>=high"),
+            ("severity in (info, low)", "severity<=low"),
+            ("severity<info", "severity<info"),
+            ("severity>emergency", "severity>emergency"),
+            ("severity>=low and severity<=high", "severity in (low, medium, high)"),
+            ("severity not in (low, high)", "severity not in (low, high)"),
+            ("price between 1.10 and 2e1", "price>=1.1 and price<=20"),
+            ("price=1e18", "price=1e18"),
+            ("price=-1e-30", "price=-1e-30"),
+            ("price=0.00", "price=0"),
+        ] {
+            assert_eq!(predicate(written).to_string(), printed, "{written}");
+            assert_eq!(predicate(written), predicate(printed), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_comparison_with_what_is_not_there_is_false() {
+        let hasher = RandomState::new();
+        let nothing = Attributes::default();
+        for text in [
+            "symbol=A",
+            "symbol!=A",
+            "symbol in (A, B)",
+            "symbol not in (A, B)",
+            "severity=high",
+            "severity!=high",
+            "severity>=info",
+            "severity not in (high)",
+            "price=1",
+            "price!=1",
+            "price<1",
+        ] {
+            assert!(!predicate(text).compile(&hasher).matches(&nothing), "{text}");
+            assert!(predicate(&format!("not {text}")).compile(&hasher).matches(&nothing), "not {text}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place_and_the_fix() {
+        let deep = "(".repeat(17);
+        for (text, position, words) in [
+            ("", 0, "write a condition such as severity>=high"),
+            (" \n", 2, "empty"),
+            (
+                "symbl=A",
+                0,
+                "known are symbol, venue, portfolio, strategy, user, session, severity, price; did you mean `symbol`?",
+            ),
+            ("user_id=4", 0, "did you mean `user`?"),
+            ("colour=red", 0, "session, severity, price"),
+            ("symbol>A", 6, "found `>`, but `symbol` is compared with =, !=, in (…), not in (…)"),
+            ("price in (1)", 6, "`price` is compared with =, !=, <, <=, >, >=, between … and …"),
+            ("severity between low and high", 9, "`severity` is compared with"),
+            (
+                "severity>=hi",
+                10,
+                "`hi` is no severity, they are info, low, medium, high, critical, emergency",
+            ),
+            ("severity>=3", 10, "`3` is no severity"),
+            ("price>cheap", 6, "`cheap` is no price: not a decimal number"),
+            ("price>\"1\"", 6, "found the text \"1\", expected a number"),
+            ("price>1234567890123456789", 6, "18 significant digits"),
+            ("price between 2 and 1", 6, "nothing is between 2 and 1; the smaller comes first"),
+            ("price between 1 or 2", 16, "found `or`, expected `and` and the upper bound"),
+            ("symbol==A", 7, "found `=`, expected a value"),
+            ("symbol=", 7, "found the end, expected a value"),
+            ("symbol='A'", 7, "text in \"quotes\""),
+            ("symbol=\"A", 7, "a quoted value is a JSON string"),
+            ("symbol=\"\\x\"", 7, "a quoted value is a JSON string"),
+            ("symbol in A", 10, "expected `(` and a list of values"),
+            ("symbol in ()", 11, "found `)`, expected a value"),
+            ("symbol in (A B)", 13, "expected `,` or `)`"),
+            ("symbol=A && user=b", 9, "found `&`, expected `and`, `or` or the end"),
+            ("(symbol=A", 9, "expected `and`, `or` or `)`"),
+            ("symbol=A)", 8, "found `)`, expected `and`, `or` or the end"),
+            ("symbol=A and", 12, "expected a condition such as severity>=high, `not` or `(`"),
+            ("!symbol=A", 0, "found `!`, expected a condition"),
+            (&deep, 16, "more than 16 parentheses"),
+        ] {
+            let error = Predicate::parse(text).expect_err(text);
+            assert!(error.to_string().contains(words), "{text}: {error}");
+            assert_eq!(error.position, position, "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_an_event_must_have_is_known() {
+        let hasher = RandomState::new();
+        let texts = |values: &[&str]| {
+            let mut hashes: Vec<u64> = values.iter().map(|value| hash_text(&hasher, value)).collect();
+            hashes.sort_unstable();
+            hashes
+        };
+        for (text, attribute, values) in [
+            ("symbol=A", Attribute::Symbol, &["A"][..]),
+            ("symbol in (A, B) and price>5", Attribute::Symbol, &["A", "B"]),
+            ("symbol in (A, B) and user=c", Attribute::User, &["c"]),
+            ("symbol=A and severity=high", Attribute::Symbol, &["A"]),
+            ("symbol in (A, B) and severity=high", Attribute::Symbol, &["A", "B"]),
+            ("symbol=A and price>1 or symbol=B and user=c", Attribute::Symbol, &["A", "B"]),
+            ("not (symbol!=A or not user=c)", Attribute::User, &["c"]),
+        ] {
+            let compiled = predicate(text).compile(&hasher);
+            assert_eq!(compiled.required(), Some((attribute, &*texts(values))), "{text}");
+        }
+        let severe = predicate("severity<=low and price>1").compile(&hasher);
+        let mut low = [Severity::INFO, Severity::LOW].map(|level| hash_severity(&hasher, level));
+        low.sort_unstable();
+        assert_eq!(severe.required(), Some((Attribute::Severity, &low[..])));
+        for text in [
+            "symbol!=A",
+            "not symbol=A",
+            "symbol=A or user=c",
+            "severity>=high",
+            "price=1",
+            "symbol=A or price>1",
+        ] {
+            assert_eq!(predicate(text).compile(&hasher).required(), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn levels_without_a_name_are_above_all_others() {
+        let hasher = RandomState::new();
+        for (text, passes) in
+            [("severity>=high", true), ("severity!=low", true), ("severity<=emergency", false)]
+        {
+            for level in [6, 7, 255] {
+                let attributes = Attributes { severity: Some(Severity(level)), ..Attributes::default() };
+                assert_eq!(predicate(text).compile(&hasher).matches(&attributes), passes, "{text} {level}");
+            }
+        }
+    }
 }

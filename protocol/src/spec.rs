@@ -12,6 +12,7 @@ use crate::field::{
     FieldInfo, JSON_DEPTH_MAX, Kind, LIST_LEN_MAX, NameSet, RecordInfo, TEXT_BYTES_MAX, Value,
 };
 use crate::frame::{Frame, HEADER_LEN, PAYLOAD_BYTES_MAX};
+use crate::predicate::{PREDICATE_BYTES_MAX, PREDICATE_DEPTH_MAX, PREDICATE_TERMS_MAX};
 use crate::registry::{self, Raise, TypeInfo, When};
 use crate::topic::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 
@@ -70,7 +71,7 @@ fn section(info: &TypeInfo) -> String {
         let _ = writeln!(out, "Conflation key: {}.", code_list(info.conflate, " and "));
         if !info.attributes.is_empty() {
             let attributes = info.attributes.iter().map(|(attribute, field)| {
-                let attribute = format!("{attribute:?}").to_lowercase();
+                let attribute = attribute.name();
                 if attribute == *field { format!("`{field}`") } else { format!("`{attribute}` (`{field}`)") }
             });
             let _ = writeln!(out, "Filter attributes: {}.", attributes.collect::<Vec<_>>().join(", "));
@@ -288,6 +289,9 @@ fn limits() -> String {
         ("exponent of a decimal, either side of zero", EXPONENT_MAX as usize, "powers of ten"),
         ("key of a topic", KEY_BYTES_MAX, "bytes"),
         ("topic or filter", TOPIC_BYTES_MAX, "bytes"),
+        ("predicate, as written and as printed", PREDICATE_BYTES_MAX, "bytes"),
+        ("terms of a predicate", PREDICATE_TERMS_MAX, "values"),
+        ("nesting of a predicate", PREDICATE_DEPTH_MAX, "parentheses and `not`"),
     ] {
         let _ = writeln!(out, "| {what} | {most} | {unit} |");
     }

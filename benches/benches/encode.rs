@@ -47,7 +47,7 @@ fn publish(c: &mut Criterion) {
         scope.spawn(|| {
             let mut sink = Sink::default();
             while !done.load(Ordering::Relaxed) {
-                if shard.turn().drained == 0 {
+                if shard.turn(0).drained == 0 {
                     thread::yield_now();
                 }
                 shard.flush(&mut sink);

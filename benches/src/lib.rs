@@ -20,13 +20,13 @@ use bytes::Bytes;
 use tickcast_compat::Stamp;
 use tickcast_compat::d1::{self, Case, Instruments, stable_id};
 use tickcast_engine::{
-    Engine, EngineConfig, Event, Format, Incoming, Notify, PeerId, PeerIo, Render, Shard, Start, Subscribe,
-    Written, binary_message,
+    Delivery, Engine, EngineConfig, Event, Format, Incoming, Notify, PeerId, PeerIo, Render, Shard, Start,
+    Subscribe, Written, binary_message,
 };
 use tickcast_protocol::field::{Entry, Map, Scalar, Timestamp};
 use tickcast_protocol::frame::{self, HEADER_LEN, Header, WS_HEAD_MAX, websocket_head};
 use tickcast_protocol::message::{
-    AnalyticsUpdate, Holding, MarketData, Policy, PortfolioSnapshot, PublicTrade, Side, View,
+    AnalyticsUpdate, Holding, MarketData, PortfolioSnapshot, PublicTrade, Side, View,
 };
 use tickcast_protocol::registry::{Facts, TypeInfo};
 use tickcast_protocol::{BootId, Decimal, Epoch, Message, Topic, TopicFilter};
@@ -331,7 +331,7 @@ pub fn publish(engine: &Engine, from: &[Checked], sent: &mut u64, count: usize) 
 /// Distributes and writes until nothing is left.
 pub fn drain(shard: &mut Shard, sink: &mut Sink) {
     loop {
-        let turn = shard.turn();
+        let turn = shard.turn(0);
         shard.flush(sink);
         if !turn.remaining {
             return;
@@ -361,7 +361,7 @@ pub fn attach(shard: &mut Shard, filter: &str, formats: impl IntoIterator<Item =
     let filter = TopicFilter::parse(filter).expect("a filter of ours");
     for format in formats {
         let peer = shard.attach(format);
-        let request = Subscribe { filter: filter.clone(), start: Start::Live, policy: Policy::DEFAULT };
+        let request = Subscribe { filter: filter.clone(), start: Start::Live, delivery: Delivery::default() };
         shard.subscribe(peer, request, |_| None).expect("a fresh peer may subscribe");
     }
     drain(shard, &mut Sink::default());

@@ -59,6 +59,8 @@ pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
 pub const DATA_GAP: &str = "DATA_GAP";
 /// The server is about to restart; see [`notice`].
 pub const SERVER_DRAINING: &str = "SERVER_DRAINING";
+/// Code of the error that says that the connection is about to be closed, because it is not read.
+pub const SLOW_CONSUMER: &str = "SLOW_CONSUMER";
 
 /// What a client may say.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -66,6 +66,8 @@ impl Format {
                         filter: format!("{}.{symbol}", kind.name()),
                         start: Start::LIVE,
                         policy: Policy::DEFAULT,
+                        predicate: String::new(),
+                        max_hz: 0.0,
                     });
                     websocket::client_message(websocket::BINARY, &frame::encode(&subscribe), out);
                 }

@@ -104,13 +104,14 @@ names! {
     /// What a notice tells.
     "notice_kind" NoticeKind / ArchivedNoticeKind {
         LOSS = 1 "loss", UPSTREAM_GAP = 2 "upstream_gap", DRAINING = 3 "draining", COUNTS = 4 "counts",
+        CLOSING = 5 "closing",
     }
 }
 names! {
     /// Why events did not reach a subscriber.
     "reason" Reason / ArchivedReason {
         NONE = 0 "none", OUTBOX_FULL = 1 "outbox_full", LAPPED = 2 "lapped", UPSTREAM = 3 "upstream",
-        HISTORY_GONE = 4 "history_gone", RATE = 5 "rate", DRAIN = 6 "drain",
+        HISTORY_GONE = 4 "history_gone", RATE = 5 "rate", DRAIN = 6 "drain", FILTER = 7 "filter",
     }
 }
 names! {
@@ -226,6 +227,8 @@ record! {
         stream: u32, "stream id";
         /// Its newest sequence.
         sequence: u64, "events";
+        /// Up to here, all that the peer has neither received nor been told of was left out by its filters; zero when nothing is said.
+        through: u64, "events";
     }
 }
 record! {
@@ -297,6 +300,10 @@ messages! {
         start: Start, "name";
         /// What a full outbox does.
         policy: Policy, "name";
+        /// Which events of the streams, or empty for all.
+        predicate: String, "predicate";
+        /// Most events a second of each key, 0.01 to 1000, or zero for no bound.
+        max_hz: f64, "Hz";
     }
 
     /// Answer to subscribe, resume, configure and unsubscribe. Binds follow.
@@ -441,6 +448,10 @@ messages! {
         positions: Vec<Position>, "list";
         /// What a full outbox does.
         policy: Policy, "name";
+        /// Which events of the streams, or empty for all.
+        predicate: String, "predicate";
+        /// Most events a second of each key, 0.01 to 1000, or zero for no bound.
+        max_hz: f64, "Hz";
     }
 
     /// What follows up to the end frame is a snapshot or replay of one subscription.
@@ -472,7 +483,7 @@ messages! {
         heads: Vec<Head>, "list";
     }
 
-    /// Changes the policy of a subscription in place.
+    /// Changes policy, predicate and rate of a subscription in place; all three are the new ones.
     17 version 1 "configure" Configure / ArchivedConfigure Critical
     key [] conflate [] attributes [] raise [] any_of [] {
         /// Chosen by the peer, echoed in the answer.
@@ -481,6 +492,10 @@ messages! {
         subscription: u32, "id";
         /// What a full outbox does.
         policy: Policy, "name";
+        /// Which events of the streams, or empty for all.
+        predicate: String, "predicate";
+        /// Most events a second of each key, 0.01 to 1000, or zero for no bound.
+        max_hz: f64, "Hz";
     }
 
     /// A publisher tells that its own source skipped events.

@@ -273,8 +273,9 @@ SUBSCRIPTION_STATUS = name(None, "subscribed", "unsubscribed", "updated")  # SPE
 CLASS = name(None, "latest", "ordered", "critical")  # SPEC 9 class
 DURABILITY = name("memory", "os", "disk", "quorum")  # SPEC 9 durability
 PUBLISH_STATUS = name(None, "accepted", "duplicate", "conflict", "refused", "not_durable")  # SPEC 9 publish_status
-NOTICE_KIND = name(None, "loss", "upstream_gap", "draining", "counts")  # SPEC 9 notice_kind
-REASON = name("none", "outbox_full", "lapped", "upstream", "history_gone", "rate", "drain")  # SPEC 9 reason
+NOTICE_KIND = name(None, "loss", "upstream_gap", "draining", "counts", "closing")  # SPEC 9 notice_kind
+REASON = name("none", "outbox_full", "lapped", "upstream", "history_gone", "rate", "drain",
+              "filter")  # SPEC 9 reason
 BRACKET = name(None, "snapshot", "replay")  # SPEC 9 bracket
 SIDE = name(None, "buy", "sell")  # SPEC 9 side
 OPTION_TYPE = name(None, "call", "put")  # SPEC 9 option_type
@@ -297,7 +298,7 @@ ENGINE_STATE = name(None, "starting", "running", "stopping", "stopped", "error")
 POSITION = record((0, "topic", text), (8, "class", CLASS), (9, "sequence", u64))  # SPEC 8 position
 BINDING = record(  # SPEC 8 binding
     (0, "stream", u32), (4, "topic", text), (12, "class", CLASS), (13, "next_sequence", u64))
-HEAD = record((0, "stream", u32), (4, "sequence", u64))  # SPEC 8 head
+HEAD = record((0, "stream", u32), (4, "sequence", u64), (12, "through", u64))  # SPEC 8 head
 HOLDING = record(  # SPEC 8 holding
     (0, "symbol", text), (8, "quantity", decimal), (17, "average_price", decimal), (26, "market_price", decimal),
     (35, "unrealized_pnl", decimal), (44, "unrealized_pnl_ratio", f64))
@@ -320,7 +321,8 @@ message(2, "welcome", (0, "boot_id", u64), (8, "epoch", u64), (16, "connection",
         (32, "heartbeat_ms", u32), (36, "frame_bytes_max", u32), (40, "subscriptions_max", u32),
         (44, "server_time", time), (52, "codecs", u8))
 # SPEC 6.3
-message(3, "subscribe", (0, "request", u64), (8, "filter", text), (16, "start", START), (17, "policy", POLICY))
+message(3, "subscribe", (0, "request", u64), (8, "filter", text), (16, "start", START), (17, "policy", POLICY),
+        (18, "predicate", text), (26, "max_hz", f64))
 # SPEC 6.4
 message(4, "acknowledge", (0, "request", u64), (8, "subscription", u32), (12, "status", SUBSCRIPTION_STATUS),
         (13, "epoch", u64), (21, "streams", u32))
@@ -347,7 +349,7 @@ message(12, "error", (0, "request", u64), (8, "code", u16), (10, "message", text
         (26, "retryable", boolean), (27, "retry_after_ms", u32))
 # SPEC 6.13
 message(13, "resume", (0, "request", u64), (8, "filter", text), (16, "epoch", u64),
-        (24, "positions", list_of(POSITION)), (32, "policy", POLICY))
+        (24, "positions", list_of(POSITION)), (32, "policy", POLICY), (33, "predicate", text), (41, "max_hz", f64))
 # SPEC 6.14
 message(14, "begin", (0, "subscription", u32), (4, "bracket", BRACKET), (5, "events", u32))
 # SPEC 6.15
@@ -355,7 +357,8 @@ message(15, "end", (0, "subscription", u32), (4, "bracket", BRACKET))
 # SPEC 6.16
 message(16, "heartbeat", (0, "server_time", time), (8, "heads", list_of(HEAD)))
 # SPEC 6.17
-message(17, "configure", (0, "request", u64), (8, "subscription", u32), (12, "policy", POLICY))
+message(17, "configure", (0, "request", u64), (8, "subscription", u32), (12, "policy", POLICY),
+        (13, "predicate", text), (21, "max_hz", f64))
 # SPEC 6.18
 message(18, "skip", (0, "topic", text), (8, "count", u64))
 

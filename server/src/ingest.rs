@@ -8,10 +8,10 @@ use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tickcast_engine::{Engine, Incoming, PublishError, Receipt};
+use tickcast_engine::{Condition, Engine, Incoming, PublishError, Receipt};
 use tickcast_protocol::frame::{FLAG_CRITICAL, Frame};
 use tickcast_protocol::message::{Class, Durability, Message, View};
-use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Topic, frame};
+use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Predicate, Topic, frame};
 
 use crate::auth::{Authorizer, Principal};
 use crate::clock::Clock;
@@ -147,6 +147,12 @@ impl Ingest {
     #[must_use]
     pub fn authorizer(&self) -> &dyn Authorizer {
         &*self.parts.authorizer
+    }
+
+    /// A predicate made ready for the events that come through this door.
+    #[must_use]
+    pub fn condition(&self, predicate: Predicate) -> Condition {
+        Condition::new(predicate, &self.hasher)
     }
 
     /// The engine behind the door.

@@ -127,13 +127,28 @@ fn hello(role: Role, name: &str, client: &str) -> Message {
 }
 
 fn subscribe(filter: &str, start: Start, policy: Policy) -> Message {
-    Message::Subscribe(Subscribe { request: REQUEST, filter: filter.into(), start, policy })
+    Message::Subscribe(Subscribe {
+        request: REQUEST,
+        filter: filter.into(),
+        start,
+        policy,
+        predicate: String::new(),
+        max_hz: 0.0,
+    })
 }
 
 fn resume(epoch: u64, topic: &str, class: ClassName, sequence: u64) -> Message {
     let positions = vec![Position { topic: topic.into(), class, sequence }];
     let (filter, policy) = ("market_data.*".into(), Policy::DEFAULT);
-    Message::Resume(Resume { request: REQUEST, filter, epoch, positions, policy })
+    Message::Resume(Resume {
+        request: REQUEST,
+        filter,
+        epoch,
+        positions,
+        policy,
+        predicate: String::new(),
+        max_hz: 0.0,
+    })
 }
 
 fn publish(topic: &str, id: &str, durability: Durability) -> Vec<u8> {
@@ -516,7 +531,15 @@ fn request_rows(epoch: u64) -> Vec<Row> {
     };
     let subscriber = Role::SUBSCRIBER;
     let filter = |text: &str| subscribe(text, Start::LIVE, Policy::DEFAULT);
-    let configure = |policy| Message::Configure(Configure { request: REQUEST, subscription: 9, policy });
+    let configure = |policy| {
+        Message::Configure(Configure {
+            request: REQUEST,
+            subscription: 9,
+            policy,
+            predicate: String::new(),
+            max_hz: 0.0,
+        })
+    };
     let unsubscribe = Message::Unsubscribe(Unsubscribe { request: REQUEST, subscription: 9 });
     let long = "x".repeat(65);
     let latest = ClassName::LATEST;

@@ -649,6 +649,8 @@ fn resume_too_late(bench: &Bench, message: &Message) {
             sequence: 1,
         }],
         policy: Policy::DEFAULT,
+        predicate: String::new(),
+        max_hz: 0.0,
     };
     let mut raw = bench.binary();
     raw.say(&Message::Resume(resume));

@@ -85,6 +85,8 @@ fn requests_sent_together_are_all_answered_however_many_streams_they_match() {
             filter: filter.into(),
             start: Start::LIVE,
             policy: tickcast_protocol::message::Policy::DEFAULT,
+            predicate: String::new(),
+            max_hz: 0.0,
         };
         masked(0x80 | BINARY, &frame::encode(&Message::Subscribe(subscribe)))
     };

@@ -291,7 +291,13 @@ fn a_policy_is_changed_in_place() {
     let mut peer = Peer::connect(&server, Role::SUBSCRIBER);
     let subscription = peer.subscribe("market_data.A", Start::LIVE).subscription;
     for policy in [Policy::CONFLATE, Policy::DROP_OLDEST, Policy::DISCONNECT, Policy::DEFAULT] {
-        peer.say(&Message::Configure(Configure { request: 8, subscription, policy }));
+        peer.say(&Message::Configure(Configure {
+            request: 8,
+            subscription,
+            policy,
+            predicate: String::new(),
+            max_hz: 0.0,
+        }));
         let acknowledge = peer.acknowledged();
         assert_eq!((acknowledge.request, acknowledge.subscription), (8, subscription));
         assert_eq!(
@@ -362,7 +368,15 @@ fn a_resume_replays_exactly_what_was_missed() {
     let mut peer = Peer::connect(&server, Role::SUBSCRIBER);
     let positions = vec![Position { topic: "market_data.A".into(), class: ClassName::LATEST, sequence: 2 }];
     let (filter, policy) = ("market_data.*".into(), Policy::DEFAULT);
-    peer.say(&Message::Resume(Resume { request: 5, filter, epoch, positions, policy }));
+    peer.say(&Message::Resume(Resume {
+        request: 5,
+        filter,
+        epoch,
+        positions,
+        policy,
+        predicate: String::new(),
+        max_hz: 0.0,
+    }));
     let acknowledge = peer.acknowledged();
     assert_eq!((acknowledge.request, acknowledge.streams), (5, 2));
     let mut bindings = peer.bound().bindings;
@@ -390,7 +404,15 @@ fn a_resume_tells_what_is_no_longer_kept() {
     let mut peer = Peer::connect(&server, Role::SUBSCRIBER);
     let positions = vec![Position { topic: "market_data.A".into(), class: ClassName::LATEST, sequence: 2 }];
     let (filter, policy, epoch) = ("market_data.A".into(), Policy::DEFAULT, peer.welcome.epoch);
-    peer.say(&Message::Resume(Resume { request: 5, filter, epoch, positions, policy }));
+    peer.say(&Message::Resume(Resume {
+        request: 5,
+        filter,
+        epoch,
+        positions,
+        policy,
+        predicate: String::new(),
+        max_hz: 0.0,
+    }));
     let subscription = peer.acknowledged().subscription;
     assert_eq!(peer.bound().bindings[0].next_sequence, 3);
     assert_eq!(peer.next(), begin(subscription, Bracket::REPLAY, 4));

@@ -44,7 +44,7 @@ pub use event::{
     StateChange, SubscriptionKey, SubscriptionState, Violation,
 };
 pub use publish::{PublishError, PublishOptions};
-pub use subscribe::SubscribeOptions;
+pub use subscribe::{Delivery, SubscribeOptions};
 
 use backoff::Retries;
 use fresh::nanos;
@@ -142,6 +142,10 @@ pub struct Stats {
     pub repeats: u64,
     /// Events missing that no notice explained. Not zero means that a server broke its promise.
     pub unexplained: u64,
+    /// Times the server's sums of what a subscription missed were compared with ours.
+    pub compared: u64,
+    /// Of those, the ones that differed. Not zero means that one of the two is wrong.
+    pub miscounted: u64,
     /// Data frames of streams that were never announced.
     pub unbound: u64,
     /// Data frames skipped: streams of a newer server, or past `streams_max`.

@@ -16,14 +16,13 @@ mod url;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tickcast_protocol::message::Policy;
 use tickcast_protocol::topic::TopicError;
 use tickcast_protocol::{Class, Message, Topic, TopicFilter};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{
-    Account, ClientEvent, ClientState, Close, Core, CoreOptions, Outcome, PublishError, PublishOptions,
-    ServerError, ServerInfo, Stats, SubscribeOptions, SubscriptionKey, SubscriptionState,
+    Account, ClientEvent, ClientState, Close, Core, CoreOptions, Delivery, Outcome, PublishError,
+    PublishOptions, ServerError, ServerInfo, Stats, SubscribeOptions, SubscriptionKey, SubscriptionState,
 };
 pub use dial::DialError;
 use driver::{Driver, Settings, Shared};
@@ -175,9 +174,9 @@ impl Subscription {
         self.client.subscription_state(self.key)
     }
 
-    /// Changes what a full outbox on the server does.
-    pub fn configure(&self, policy: Policy) {
-        self.client.configure(self.key, policy);
+    /// Changes policy, predicate and rate in place. Position and account stay.
+    pub fn configure(&self, delivery: Delivery) {
+        self.client.configure(self.key, delivery);
     }
 
     /// Its account on every stream.
@@ -304,9 +303,9 @@ impl Client {
         self.shared.wake.notify_one();
     }
 
-    /// Changes what a full outbox on the server does to a subscription.
-    pub fn configure(&self, key: SubscriptionKey, policy: Policy) {
-        self.act(|core, _| core.configure(key, policy));
+    /// Changes policy, predicate and rate of a subscription in place. Position and account stay.
+    pub fn configure(&self, key: SubscriptionKey, delivery: Delivery) {
+        self.act(|core, _| core.configure(key, delivery));
     }
 
     /// Publishes and forgets: never blocks. A refusal comes as [`ClientEvent::ServerError`] and is counted

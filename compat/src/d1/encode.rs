@@ -7,7 +7,7 @@ use tickcast_protocol::message::{Notice, NoticeKind, View};
 use super::schema::{self, INTERVAL, Row, Rule};
 use super::{
     Case, ClientMessage, ConnectionStatus, DATA_GAP, ErrorReport, ErrorSeverity, Instruments, Pong,
-    SERVER_DRAINING, SubscriptionAck, VERSION, price,
+    SERVER_DRAINING, SLOW_CONSUMER, SubscriptionAck, VERSION, price,
 };
 use crate::native::Stamp;
 use crate::write::{self, Object};
@@ -133,7 +133,8 @@ fn error_with(report: &ErrorReport, case: Case, now: i64, more: impl FnOnce(&mut
 }
 
 /// What happened to one subscriber, as an error of severity warning: losses as [`DATA_GAP`] with range,
-/// counts and reason, draining as [`SERVER_DRAINING`] with the seconds to wait. `None` for what D1 has no
+/// counts and reason, draining as [`SERVER_DRAINING`] with the seconds to wait, a close for reading too
+/// slowly as [`SLOW_CONSUMER`]. `None` for what D1 has no
 /// words for: counts at rest.
 #[must_use]
 pub fn notice(notice: &Notice, topic: &str, case: Case, now: i64) -> Option<Vec<u8>> {
@@ -145,6 +146,8 @@ pub fn notice(notice: &Notice, topic: &str, case: Case, now: i64) -> Option<Vec<
         retry_after,
     };
     match notice.kind {
+        // What a subscriber asked not to get is no loss to it.
+        NoticeKind::LOSS | NoticeKind::UPSTREAM_GAP if notice.gapped == 0 && notice.conflated == 0 => None,
         NoticeKind::LOSS | NoticeKind::UPSTREAM_GAP => {
             let lost = notice.gapped.saturating_add(notice.conflated);
             let message = format!("{lost} events of {topic} up to {} were skipped", notice.through);
@@ -156,6 +159,11 @@ pub fn notice(notice: &Notice, topic: &str, case: Case, now: i64) -> Option<Vec<
                 data.number("gapped", notice.gapped);
                 data.text("reason", notice.reason.name());
             }))
+        }
+        NoticeKind::CLOSING => {
+            let message =
+                "messages were not read in time; the connection is closed, come back and read faster";
+            Some(error(&report(SLOW_CONSUMER, message.to_owned(), None), case, now))
         }
         NoticeKind::DRAINING => {
             let seconds = u64::from(notice.reconnect_in_ms.div_ceil(1_000));

@@ -28,11 +28,10 @@ impl Shard {
             return;
         }
         self.index.birth(id, topic.clone(), class, History::default());
-        let stream = self.index.stream(id).expect("just born");
-        let (groups, filters) = (stream.groups.clone(), stream.filters.clone());
+        let filters = self.index.stream(id).expect("just born").filters.clone();
         // Peers that subscribed alike have numbered alike: most binds of a group are the same bytes.
         let mut rendered: Vec<(SubscriptionId, Option<Bytes>)> = Vec::new();
-        for group in groups {
+        for group in self.index.groups_of(id) {
             rendered.clear();
             for at in 0..self.index.group(group).members.len() {
                 let index = self.index.group(group).members[at];
@@ -67,11 +66,12 @@ impl Shard {
                 }
             };
             if let Some(bytes) = bytes {
-                self.peers.member(index).outbox.push_bind(bytes);
+                self.peers.member(index).queue().outbox.push_bind(bytes);
             }
         }
         let peer = self.peers.member(index);
-        if peer.blocked && peer.outbox.bind_bytes() > BIND_BYTES_MAX {
+        let bind_bytes = peer.queue.as_ref().map_or(0, |queue| queue.outbox.bind_bytes());
+        if peer.blocked && bind_bytes > BIND_BYTES_MAX {
             self.close(index, CloseCode::SlowConsumer);
         }
         self.mark_dirty(index);
@@ -86,7 +86,7 @@ impl Shard {
     ) {
         for part in streams.chunks(BINDINGS_MAX) {
             if let Some(bytes) = self.render_bind(self.peers.get(index), subscription, part) {
-                self.peers.member(index).outbox.push_bind(bytes);
+                self.peers.member(index).queue().outbox.push_bind(bytes);
             }
         }
         self.mark_dirty(index);

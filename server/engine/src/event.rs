@@ -363,6 +363,14 @@ pub(crate) mod tests {
         )
     }
 
+    /// An event of which only stream and attributes matter.
+    pub(crate) fn event_with(stream: u32, attributes: Attributes) -> Arc<Event> {
+        let topic = Topic::parse("market_data.A").unwrap();
+        let mut incoming = incoming(&topic, Class::Latest, 1, b"");
+        incoming.facts.attributes = attributes;
+        Draft::new(&incoming).stamp(StreamId(stream), Sequence(1), 1_001)
+    }
+
     pub(crate) fn incoming<'a>(topic: &'a Topic, class: Class, key: u64, payload: &'a [u8]) -> Incoming<'a> {
         Incoming {
             info: registry::by_name(topic.type_name()).unwrap(),

@@ -13,7 +13,7 @@ use crate::event::Render;
 use crate::index::{GroupId, Index};
 use crate::ledger::Loss;
 use crate::outbox::{Committed, Losses, Source};
-use crate::peer::{Peer, PeerId};
+use crate::peer::{Peer, PeerId, Queue};
 use crate::run::Run;
 use crate::shard::Shard;
 use crate::stats::ShardStats;
@@ -67,7 +67,9 @@ impl Shard {
             // The place may be another peer's by now; then there is nothing to lose by looking.
             let Some(peer) = self.peers.get_mut(index) else { continue };
             peer.dirty = false;
-            if !peer.blocked && peer.has_output() {
+            if !peer.has_output() {
+                peer.tidy();
+            } else if !peer.blocked {
                 self.write_outbox(index, io);
             }
         }
@@ -89,8 +91,9 @@ impl Shard {
         let found = self.peers.member(index);
         match found.closing {
             _ if found.gone => Flushed::Gone,
-            _ if found.blocked => Flushed::Blocked,
+            // Also when its socket is full: who does not read is not waited for.
             Some(code) => Flushed::Close(code),
+            None if found.blocked => Flushed::Blocked,
             None => Flushed::Idle,
         }
     }
@@ -104,7 +107,10 @@ impl Shard {
 
     /// The same for one group: before its members change.
     pub(crate) fn spill_run(&mut self, group: GroupId) {
-        let Some(at) = self.dirty_groups.iter().rposition(|other| *other == group) else { return };
+        if self.index.group(group).run.is_empty() {
+            return;
+        }
+        let at = self.dirty_groups.iter().rposition(|other| *other == group).expect("a run is dirty");
         self.dirty_groups.swap_remove(at);
         let mut run = std::mem::take(&mut self.index.group_mut(group).run);
         for at in 0..self.index.group(group).members.len() {
@@ -120,36 +126,59 @@ impl Shard {
         let mut run = std::mem::take(&mut self.index.group_mut(group).run);
         let members = std::mem::take(&mut self.index.group_mut(group).members);
         let format = self.index.group(group).key.format;
-        let mut laid_out = false;
+        let mut whole = Whole::default();
         for member in &members {
-            let peer = self.peers.member(*member);
-            if peer.is_over() {
-                continue;
+            if whole.writes == 0 {
+                let peer = self.peers.member(*member);
+                if peer.is_over() || peer.blocked {
+                    self.queue_run(*member, &run, 0);
+                    continue;
+                }
+                if self.run_buffer.is_empty() {
+                    let Self { render, stats, store, run_buffer, .. } = self;
+                    run.lay_out(run_buffer, store, |out, event| {
+                        let bytes = event.framed(format, &**render, stats);
+                        out.extend_from_slice(bytes.expect("rendered when it was added"));
+                    });
+                }
             }
-            if peer.blocked {
+            // A peer that keeps up: nothing but the write.
+            let (id, peer) = self.peers.member_with_id(*member);
+            if peer.is_clear() {
+                let written = io.write(id, &[IoSlice::new(&self.run_buffer)]);
+                if written == Written::Bytes(self.run_buffer.len()) {
+                    peer.delivered += run.frames().len() as u64;
+                    whole.writes += 1;
+                } else {
+                    self.stats.writes.add(1);
+                    self.settle_run(*member, &run, 0, written);
+                }
+            } else if peer.blocked || peer.is_over() {
                 self.queue_run(*member, &run, 0);
-                continue;
+            } else {
+                self.write_run(*member, &run, io);
             }
-            if !laid_out {
-                laid_out = true;
-                let Self { render, stats, store, run_buffer, .. } = self;
-                run.lay_out(run_buffer, store, |out, event| {
-                    let bytes = event.framed(format, &**render, stats);
-                    out.extend_from_slice(bytes.expect("rendered when it was added"));
-                });
-            }
-            self.write_run(*member, &run, io);
         }
+        let (frames, bytes) = (run.frames().len() as u64, self.run_buffer.len() as u64);
+        self.stats.writes.add(whole.writes);
+        self.stats.sent_bytes.add(whole.writes * bytes);
+        self.count_deliveries(format, whole.writes * frames);
+        self.run_buffer.clear();
         run.release(&mut self.store);
         let group = self.index.group_mut(group);
         group.run = run;
         group.members = members;
     }
 
-    /// Writes a run in one call with what waits before it; queues it when that is more than one write.
+    /// Writes a run in one call with what waits before it; queues it when that is more than one write, or
+    /// when some of it is not for this peer.
     fn write_run(&mut self, index: u32, run: &Run, io: &mut impl PeerIo) {
         let id = self.peers.id(index);
         let peer = self.peers.member(index);
+        if peer.queue.as_ref().is_some_and(|queue| !queue.skips.is_empty()) {
+            self.queue_run(index, run, 0);
+            return;
+        }
         // Even without bytes: a format may have no word for a notice, which is then done with.
         let gathered = peer.has_output();
         if gathered && !self.gather(index) {
@@ -160,9 +189,21 @@ impl Shard {
         let bufs = [IoSlice::new(&self.write_buffer[..before]), IoSlice::new(&self.run_buffer)];
         let written = io.write(id, if before == 0 { &bufs[1..] } else { &bufs });
         self.stats.writes.add(1);
+        self.settle_run(index, run, if gathered { before } else { 0 }, written);
+        if gathered && self.peers.member(index).gone {
+            return;
+        }
+        self.peers.member(index).tidy();
+    }
+
+    /// Notes what became of a write of a run, with `before` bytes of the gathered ones in front.
+    fn settle_run(&mut self, index: u32, run: &Run, before: usize, written: Written) {
         let bytes = self.accepted(index, written);
-        if gathered {
+        if self.peers.member(index).has_output() {
             self.commit(index, bytes.min(before));
+        }
+        if self.peers.member(index).gone {
+            return;
         }
         let of_run = bytes.saturating_sub(before);
         let whole = run.frames_within(of_run);
@@ -170,13 +211,18 @@ impl Shard {
             if whole < run.frames().len() { self.keep_rest(index, run, whole, of_run) } else { whole };
         let peer = self.peers.member(index);
         peer.delivered += begun as u64;
-        self.stats.deliveries.add(begun as u64);
-        if peer.format.is_binary() {
-            self.stats.deliveries_binary.add(begun as u64);
-        }
+        let format = peer.format;
+        self.count_deliveries(format, begun as u64);
         if begun < run.frames().len() || before + self.run_buffer.len() > bytes {
             self.block(index);
             self.queue_run(index, run, begun);
+        }
+    }
+
+    fn count_deliveries(&self, format: crate::event::Format, deliveries: u64) {
+        self.stats.deliveries.add(deliveries);
+        if format.is_binary() {
+            self.stats.deliveries_binary.add(deliveries);
         }
     }
 
@@ -188,29 +234,63 @@ impl Shard {
         }
         let cut = &run.frames()[whole];
         let rest = &self.run_buffer[written..cut.end];
-        let stream = self.store.get(&cut.event).stream();
-        self.peers.member(index).outbox.keep_rest(rest, Some(stream));
+        let event = self.store.get(&cut.event);
+        let (of, tells) = (Some((event.stream(), event.sequence().0)), run.losses(whole).next().is_some());
+        self.peers.member(index).queue().outbox.keep_rest(rest, of, tells);
         whole + 1
     }
 
-    /// Queues the frames of a run from `from` on as references.
+    /// Queues the frames of a run from `from` on as references, and what is told before them.
     fn queue_run(&mut self, index: u32, run: &Run, from: usize) {
+        self.queue_frames(index, run, from, true);
+    }
+
+    /// The same with what a group holds, for one member that leaves it: the group's sums do not count it.
+    pub(crate) fn queue_own(&mut self, index: u32, run: &Run) {
+        self.queue_frames(index, run, 0, false);
+    }
+
+    fn queue_frames(&mut self, index: u32, run: &Run, from: usize, shared: bool) {
         let Self { peers, store, index: streams, limits, tally, stats, .. } = self;
         let peer = peers.member(index);
         if peer.is_over() {
             return;
         }
-        let waiting = peer.outbox.events();
-        let mut start = if from == 0 { 0 } else { run.frames()[from - 1].end };
+        peer.queue.get_or_insert_default();
+        let waiting = peer.waiting();
         let mut too_slow = false;
-        for frame in &run.frames()[from..] {
-            // Compressed or not: a reference keeps the whole event.
-            let size = (frame.end - start).max(store.get(&frame.event).binary().len());
-            start = frame.end;
-            let policy = peer.route(store.get(&frame.event).stream(), streams).policy;
-            let class = store.get(&frame.event).class();
+        // Counted by the group's sums, but from before this peer counts.
+        let mut disowned: Vec<(StreamId, u64)> = Vec::new();
+        for (at, frame) in run.frames().iter().enumerate().skip(from) {
+            let (stream, class, sequence) = {
+                let event = store.get(&frame.event);
+                (event.stream(), event.class(), event.sequence().0)
+            };
+            let queue = peer.queue();
+            let after = queue.skips.iter().find(|(of, _)| *of == stream).map(|(_, after)| *after);
+            for loss in run.losses(at) {
+                match queue.news(stream, *loss) {
+                    Some(news) => {
+                        queue.ledger.enter(stream, news);
+                        if !shared && news.conflated > 0 {
+                            tally.push((
+                                stream,
+                                Loss { through: news.from + news.conflated - 1, filtered: 0, ..news },
+                            ));
+                        }
+                    }
+                    None if shared && loss.conflated > 0 => disowned.push((stream, loss.conflated)),
+                    None => {}
+                }
+            }
+            if after.is_some_and(|after| sequence <= after) {
+                continue;
+            }
+            let policy = peer.route(stream, streams).policy;
             let event = store.share(&frame.event);
-            let Peer { outbox, ledger, .. } = &mut *peer;
+            // Compressed or not: a reference keeps the whole event.
+            let size = (frame.size as usize).max(store.get(&event).binary().len());
+            let Queue { outbox, ledger, .. } = peer.queue();
             stats.queued_total.add(1);
             if let Some(bound) = outbox.bound_reached(class, size, limits) {
                 stats.outbox_full(bound);
@@ -220,7 +300,14 @@ impl Shard {
                 break;
             }
         }
-        self.queued = self.queued + peer.outbox.events() as u64 - waiting as u64;
+        for (stream, conflated) in disowned {
+            peer.disown(stream, conflated, streams);
+        }
+        if let Some(group) = peer.group {
+            let held = streams.group(group);
+            peer.queue().skips.retain(|(stream, _)| held.is_holding(*stream));
+        }
+        self.queued = self.queued + peer.waiting() - waiting;
         let mut tally = std::mem::take(&mut self.tally);
         for (stream, loss) in tally.drain(..) {
             self.count_loss(index, stream, &loss);
@@ -236,6 +323,7 @@ impl Shard {
     fn write_outbox(&mut self, index: u32, io: &mut impl PeerIo) {
         for _ in 0..WRITES_MAX {
             if !self.peers.member(index).has_output() {
+                self.peers.member(index).tidy();
                 return;
             }
             self.gather(index);
@@ -257,6 +345,8 @@ impl Shard {
         }
         if self.peers.member(index).has_output() {
             self.mark_dirty(index);
+        } else {
+            self.peers.member(index).tidy();
         }
     }
 
@@ -264,8 +354,9 @@ impl Shard {
     fn gather(&mut self, index: u32) -> bool {
         let Self { peers, store, index: streams, render, stats, write_buffer, write_marks, .. } = self;
         let peer = peers.get(index).expect("attached");
+        let queue = peer.queue.as_ref().expect("something waits");
         let words = Words { peer, store, streams, render, stats };
-        peer.outbox.gather(&peer.ledger, &words, write_buffer, write_marks)
+        queue.outbox.gather(&queue.ledger, &words, write_buffer, write_marks)
     }
 
     fn commit(&mut self, index: u32, bytes: usize) {
@@ -274,11 +365,11 @@ impl Shard {
         if peer.gone {
             return;
         }
-        let waiting = peer.outbox.events();
-        let Peer { outbox, ledger, .. } = &mut *peer;
+        let waiting = peer.waiting();
+        let Queue { outbox, ledger, .. } = peer.queue();
         let Committed { deliveries, critical } =
             outbox.commit(bytes, write_buffer, write_marks, ledger, store);
-        self.queued = self.queued + peer.outbox.events() as u64 - waiting as u64;
+        self.queued = self.queued + peer.waiting() - waiting;
         peer.delivered += deliveries;
         stats.deliveries.add(deliveries);
         stats.deliveries_critical.add(critical);
@@ -297,9 +388,10 @@ impl Shard {
             Written::WouldBlock => 0,
             Written::Gone => {
                 let peer = self.peers.member(index);
-                self.queued -= peer.outbox.events() as u64;
-                peer.outbox.clear_events(&mut self.store);
-                peer.ledger.clear();
+                self.queued -= peer.waiting();
+                if let Some(mut queue) = peer.queue.take() {
+                    queue.outbox.clear_events(&mut self.store);
+                }
                 peer.gone = true;
                 0
             }
@@ -310,6 +402,12 @@ impl Shard {
         self.stats.writes_short.add(1);
         self.peers.member(index).blocked = true;
     }
+}
+
+/// Writes of a whole run to peers that keep up; counted once a run.
+#[derive(Default)]
+struct Whole {
+    writes: u64,
 }
 
 /// Turns a peer's entries into bytes.

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
 
+use crate::event::Event;
 use crate::ledger::{Cause, Loss};
 use crate::records::{STREAM_KEYS_MAX, Silence};
 use crate::stats::Bound;
@@ -81,17 +82,25 @@ impl History {
         self.trim(limits, store);
     }
 
-    /// The last value of every key, oldest first.
-    pub(crate) fn snapshot(&self, store: &mut Store) -> Vec<EventRef> {
-        let mut events: Vec<&EventRef> = self.last.values().collect();
+    /// The last value of every key, oldest first, as far as it passes.
+    pub(crate) fn snapshot(&self, passes: impl Fn(&Event) -> bool, store: &mut Store) -> Vec<EventRef> {
+        let mut events: Vec<&EventRef> =
+            self.last.values().filter(|event| passes(store.get(event))).collect();
         events.sort_unstable_by_key(|event| store.get(event).sequence());
         events.into_iter().map(|event| store.share(event)).collect()
     }
 
     /// What followed `position` up to `head`, in order: events, and ranges that are not to be had. Events
     /// are paid from `budget`, in bytes of their binary frames, the newest first; what it does not cover
-    /// is not to be had either.
-    pub(crate) fn since(&self, position: u64, head: u64, budget: &mut usize, store: &mut Store) -> Past {
+    /// is not to be had either. Events that do not pass become ranges that say so, and cost nothing.
+    pub(crate) fn since(
+        &self,
+        position: u64,
+        head: u64,
+        passes: impl Fn(&Event) -> bool,
+        budget: &mut usize,
+        store: &mut Store,
+    ) -> Past {
         let mut past = Vec::new();
         let mut short = None;
         let mut oldest = head + 1;
@@ -101,6 +110,16 @@ impl History {
                     let sequence = store.get(event).sequence().0;
                     if sequence <= position {
                         break;
+                    }
+                    if !passes(store.get(event)) {
+                        match past.last_mut() {
+                            Some(Recent::Gap(later)) if later.cause == Cause::Filter => {
+                                *later = Loss::skipped(sequence, later.through, 0);
+                            }
+                            _ => past.push(Recent::Gap(Loss::skipped(sequence, sequence, 0))),
+                        }
+                        oldest = sequence;
+                        continue;
                     }
                     let Some(left) = budget.checked_sub(store.get(event).binary().len()) else {
                         short = Some(Bound::Bytes);
@@ -188,7 +207,7 @@ mod tests {
         mut budget: usize,
         store: &mut Store,
     ) -> Vec<(u64, u64)> {
-        let past = history.since(position, 6, &mut budget, store).entries;
+        let past = history.since(position, 6, |_| true, &mut budget, store).entries;
         let range = |entry| match entry {
             Recent::Event(event) => {
                 let sequence = store.get(&event).sequence().0;
@@ -211,7 +230,7 @@ mod tests {
         for (sequence, key) in [(1, 7), (2, 8), (3, 9), (4, 7), (5, 7), (6, 7), (7, 7)] {
             push(&mut history, &mut store, sequence, key);
         }
-        let snapshot = history.snapshot(&mut store);
+        let snapshot = history.snapshot(|_| true, &mut store);
         assert_eq!(sequences(&mut store, snapshot), [2, 3, 7]);
         history.release(&mut store);
         assert_eq!(store.len(), 0);
@@ -243,10 +262,37 @@ mod tests {
         assert_eq!(within(4, 2 * size), [(5, 5), (6, 6)]);
         assert_eq!(within(2, 2 * size - 1), [(3, 5), (6, 6)]);
         assert_eq!(within(2, 0), [(3, 6)]);
-        let past = history.since(2, 6, &mut 0, &mut store);
+        let past = history.since(2, 6, |_| true, &mut 0, &mut store);
         assert_eq!(past.short, Some(Bound::Bytes));
         history.release(&mut store);
         assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn what_does_not_pass_is_a_range_and_costs_nothing() {
+        let (mut history, mut store) = (History::default(), Store::default());
+        for sequence in 1..=6 {
+            push(&mut history, &mut store, sequence, 1);
+        }
+        let passes = |event: &Event| event.sequence().0 == 5;
+        let Some(Recent::Event(newest)) = history.recent.back() else { panic!("an event") };
+        let size = store.get(newest).binary().len();
+        let past = history.since(2, 6, passes, &mut { size }, &mut store);
+        let told: Vec<(u64, u64, u64)> = past
+            .entries
+            .into_iter()
+            .map(|entry| match entry {
+                Recent::Event(event) => {
+                    let sequence = store.get(&event).sequence().0;
+                    store.release(event);
+                    (sequence, sequence, 0)
+                }
+                Recent::Gap(loss) => (loss.from, loss.through, loss.filtered),
+            })
+            .collect();
+        assert_eq!(told, [(3, 4, 2), (5, 5, 0), (6, 6, 1)]);
+        assert!(history.snapshot(passes, &mut store).is_empty());
+        history.release(&mut store);
     }
 
     #[test]

@@ -18,7 +18,7 @@ impl Shard {
         self.close(index, code);
         let found = self.peers.member(index);
         // Reserved even when the control lane is full: it is the last message.
-        found.outbox.push_control(farewell);
+        found.queue().outbox.push_control(farewell);
         found.blocked = false;
         self.mark_dirty(index);
     }
@@ -28,6 +28,13 @@ impl Shard {
     pub fn is_idle(&self, peer: PeerId) -> bool {
         let found = self.peers.find(peer).and_then(|index| self.peers.get(index));
         found.is_none_or(|found| !found.has_output())
+    }
+
+    /// True when the peer is to be closed.
+    #[must_use]
+    pub fn is_closing(&self, peer: PeerId) -> bool {
+        let found = self.peers.find(peer).and_then(|index| self.peers.get(index));
+        found.is_some_and(|found| found.closing.is_some())
     }
 
     /// What the peer reads, or `None` when it has left.

@@ -3,6 +3,10 @@
 //! An entry exists only while there is something to tell. Ranges of one stream lie in order and do not
 //! overlap; between two of them lies an event that is still queued, or the cause differs. So there are
 //! never more than one range per queued event, one per stream, and [`CAUSES_MAX`] for changes of cause.
+//!
+//! A range that a filter left out is told to a whole group at once and may begin before the place from
+//! which one of its members counts. What lies before that place is always part of what was filtered, so
+//! the reader takes it off `filtered`, also after the range was joined with others.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +26,10 @@ pub(crate) enum Cause {
     Lapped,
     Upstream,
     HistoryGone,
+    /// None of the peer's filters let it pass.
+    Filter,
+    /// Its subscription asked for fewer.
+    Rate,
 }
 
 /// A range of sequences that did not reach the peer: all of `from..=through`.
@@ -29,8 +37,10 @@ pub(crate) enum Cause {
 pub(crate) struct Loss {
     pub(crate) from: u64,
     pub(crate) through: u64,
-    /// How many of them were replaced by a newer event of their key; the others are gaps.
+    /// How many of them were replaced by a newer event of their key.
     pub(crate) conflated: u64,
+    /// How many of them no filter of the peer's let pass. The rest are gaps.
+    pub(crate) filtered: u64,
     pub(crate) cause: Cause,
 }
 
@@ -51,18 +61,36 @@ impl Cause {
             Self::Lapped => Reason::LAPPED,
             Self::Upstream => Reason::UPSTREAM,
             Self::HistoryGone => Reason::HISTORY_GONE,
+            Self::Filter => Reason::FILTER,
+            Self::Rate => Reason::RATE,
         }
     }
 }
 
 impl Loss {
     pub(crate) fn gap(from: u64, through: u64, cause: Cause) -> Self {
-        Self { from, through, conflated: 0, cause }
+        Self { from, through, conflated: 0, filtered: 0, cause }
+    }
+
+    /// A range of which `conflated` events were replaced and the others did not pass.
+    pub(crate) fn skipped(from: u64, through: u64, conflated: u64) -> Self {
+        let cause = if conflated > 0 { Cause::Rate } else { Cause::Filter };
+        Self { from, through, conflated, filtered: through + 1 - from - conflated, cause }
+    }
+
+    /// The part behind `position`, if there is one. What is taken off did not pass.
+    pub(crate) fn behind(self, position: u64) -> Option<Self> {
+        if self.through <= position {
+            return None;
+        }
+        let known = (position + 1).saturating_sub(self.from);
+        debug_assert!(known <= self.filtered, "only what was filtered may be told to who knows it: {self:?}");
+        Some(Self { from: self.from + known, filtered: self.filtered.saturating_sub(known), ..self })
     }
 
     pub(crate) fn one(sequence: u64, conflated: bool) -> Self {
         let conflated = u64::from(conflated);
-        Self { from: sequence, through: sequence, conflated, cause: Cause::OutboxFull }
+        Self { from: sequence, through: sequence, conflated, filtered: 0, cause: Cause::OutboxFull }
     }
 
     pub(crate) fn events(&self) -> u64 {
@@ -70,7 +98,7 @@ impl Loss {
     }
 
     pub(crate) fn gapped(&self) -> u64 {
-        self.events() - self.conflated
+        self.events() - self.conflated - self.filtered
     }
 
     pub(crate) fn notice(&self, subscription: SubscriptionId, stream: StreamId) -> Notice {
@@ -82,7 +110,7 @@ impl Loss {
             through: self.through,
             conflated: self.conflated,
             gapped: self.gapped(),
-            filtered: 0,
+            filtered: self.filtered,
             reason: self.cause.reason(),
             reconnect_in_ms: 0,
         }
@@ -93,6 +121,7 @@ impl Loss {
         debug_assert_eq!(self.through + 1, later.from);
         self.through = later.through;
         self.conflated += later.conflated;
+        self.filtered += later.filtered;
         self.cause = later.cause;
     }
 }
@@ -125,6 +154,12 @@ impl Ledger {
         }
     }
 
+    /// The last sequence of `stream` there is something to tell about, or zero.
+    pub(crate) fn last(&self, stream: StreamId) -> u64 {
+        let losses = self.streams.get(&stream);
+        losses.and_then(VecDeque::back).map_or(0, |loss| loss.through)
+    }
+
     /// What must be told before the event `sequence` of `stream`.
     pub(crate) fn due(&self, stream: StreamId, sequence: u64) -> impl Iterator<Item = &Loss> {
         let losses = self.streams.get(&stream).into_iter().flatten();
@@ -152,10 +187,10 @@ impl Ledger {
         self.streams.retain(|stream, _| wanted(*stream));
     }
 
-    /// Events of one stream that were lost and not told.
+    /// Losses of one stream that were not told.
     #[cfg(all(test, not(tickcast_loom)))]
-    pub(crate) fn events_on(&self, stream: StreamId) -> u64 {
-        self.streams.get(&stream).into_iter().flatten().map(Loss::events).sum()
+    pub(crate) fn on(&self, stream: StreamId) -> impl Iterator<Item = &Loss> {
+        self.streams.get(&stream).into_iter().flatten()
     }
 
     pub(crate) fn clear(&mut self) {
@@ -226,6 +261,16 @@ mod tests {
         ledger.told(STREAM, 3);
         ledger.retain(|stream| stream != StreamId(2));
         assert!(ledger.is_empty());
+    }
+
+    #[test]
+    fn what_a_reader_knows_comes_off_what_was_filtered() {
+        let loss = Loss::skipped(3, 10, 2);
+        assert_eq!((loss.filtered, loss.conflated, loss.gapped()), (6, 2, 0));
+        let rest = loss.behind(5).unwrap();
+        assert_eq!((rest.from, rest.filtered, rest.conflated, rest.gapped()), (6, 3, 2, 0));
+        assert_eq!(loss.behind(2), Some(loss));
+        assert_eq!(loss.behind(10), None);
     }
 
     #[test]

@@ -15,15 +15,19 @@
 //!
 //! Modules in reading order: an [`event`] gets its number from the `sequencer` in the [`engine`]'s ingest
 //! section, which notes it in the `records` and puts it on the [`ring`]; a sleeping [`shard`] is woken
-//! by [`wake`]. The shard's `index` names delivery groups; a `run` is what a group gets in a turn;
-//! [`flush`] writes it, and what a [`peer`] cannot take at once waits in its `outbox`, whose losses are
-//! entered in the `ledger`. `history` is what [`subscribe`] starts from; `bind` announces stream ids; `leave`
-//! ends a peer; `store` counts who holds what; [`stats`] counts the rest.
+//! by [`wake`]. The shard's `index` names delivery groups, asking each `condition` once an event; `deliver`
+//! puts the event in the `run` of each `group`, or in its `window` to wait for a rate; [`flush`] writes runs, and what a [`peer`] cannot take at once waits in its `outbox`, whose losses are
+//! entered in the `ledger`. `history` is what [`subscribe`] starts from; `regroup` moves a peer between
+//! groups; `bind` announces stream ids; `beat` tells heads and sums; `leave` ends a peer; `store` counts who holds what; [`stats`] counts the rest.
 
+mod beat;
 mod bind;
+mod condition;
+mod deliver;
 pub mod engine;
 pub mod event;
 pub mod flush;
+mod group;
 mod history;
 mod index;
 mod leave;
@@ -31,19 +35,23 @@ mod ledger;
 mod outbox;
 pub mod peer;
 mod records;
+mod regroup;
 pub mod ring;
 mod run;
 mod sequencer;
 pub mod shard;
 #[cfg(all(test, not(tickcast_loom)))]
 mod sim;
+mod slots;
 pub mod stats;
 mod store;
 pub mod subscribe;
 mod sync;
 pub mod wake;
+mod window;
 
 pub use bind::{BIND_BYTES_MAX, BINDINGS_MAX};
+pub use condition::Condition;
 pub use engine::{Engine, EngineConfig, PublishError, Receipt};
 pub use event::{Event, Format, Incoming, Render, binary_message};
 pub use flush::{Flushed, PeerIo, Written};
@@ -52,5 +60,5 @@ pub use peer::{PeerId, PeerStatus};
 pub use records::StreamSummary;
 pub use shard::{SendError, Shard, Turn};
 pub use stats::{ShardCounts, ShardStats};
-pub use subscribe::{Start, Subscribe, SubscribeError, Subscribed};
+pub use subscribe::{Delivery, Start, Subscribe, SubscribeError, Subscribed};
 pub use wake::Notify;

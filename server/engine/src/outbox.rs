@@ -57,8 +57,10 @@ pub(crate) struct Outbox {
     remainder: Vec<u8>,
     /// How much of the remainder was written.
     remainder_at: usize,
-    /// The accounted event whose rest the remainder is.
-    remainder_of: Option<StreamId>,
+    /// The accounted event whose rest the remainder is, with its sequence.
+    remainder_of: Option<(StreamId, u64)>,
+    /// In front of the event lies what is told before it, which may be cut as well.
+    remainder_tells: bool,
     control: VecDeque<Control>,
     control_bytes: usize,
     /// Binds among the control messages, and their bytes; not in `control_bytes`, for a bind cannot be left
@@ -303,11 +305,12 @@ impl Outbox {
     }
 
     /// Keeps the rest of a frame that a socket took in part. Only without another remainder.
-    pub(crate) fn keep_rest(&mut self, rest: &[u8], of: Option<StreamId>) {
+    pub(crate) fn keep_rest(&mut self, rest: &[u8], of: Option<(StreamId, u64)>, tells: bool) {
         debug_assert!(self.remainder.is_empty(), "a remainder is written before anything else");
         self.remainder.extend_from_slice(rest);
         self.remainder_at = 0;
         self.remainder_of = of;
+        self.remainder_tells = tells;
     }
 
     /// Puts the next bytes to write together in `out`, at least one frame and about
@@ -419,15 +422,14 @@ impl Outbox {
                     store.release(entry.what.into_event().expect("critical entries are events"));
                     committed.deliveries += 1;
                     committed.critical += 1;
-                    of_event = Some(entry.stream);
+                    of_event = Some((entry.stream, entry.sequence));
                 }
                 Of::Data => {
-                    let (stream, accounted) = self.pop_data(store, &mut committed);
-                    of_event = accounted.then_some(stream);
+                    of_event = self.pop_data(store, &mut committed);
                 }
             }
             if !rest.is_empty() {
-                self.keep_rest(rest, of_event);
+                self.keep_rest(rest, of_event, false);
             }
             start = mark.end;
         }
@@ -438,6 +440,29 @@ impl Outbox {
     pub(crate) fn is_empty(&self) -> bool {
         let lanes = self.control.is_empty() && self.critical.is_empty() && self.data.is_empty();
         lanes && self.remainder.is_empty()
+    }
+
+    /// True while events or snapshots wait, or the rest of a frame.
+    pub(crate) fn has_data(&self) -> bool {
+        !(self.critical.is_empty() && self.data.is_empty() && self.remainder.is_empty())
+    }
+
+    /// Streams of which accounted events wait, some named more than once.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = StreamId> {
+        let entries = self.critical.iter().chain(&self.data);
+        entries.filter(|entry| entry.what.is_accounted()).map(|entry| entry.stream)
+    }
+
+    /// The last sequence of `stream` that waits and is accounted, or zero. Looks at everything that does.
+    pub(crate) fn last_on(&self, stream: StreamId) -> u64 {
+        let last = |lane: &VecDeque<Entry>| {
+            let mut its =
+                lane.iter().rev().filter(|entry| entry.stream == stream && entry.what.is_accounted());
+            its.next().map_or(0, |entry| entry.sequence)
+        };
+        let begun = self.remainder_of.filter(|(of, _)| *of == stream).map_or(0, |(_, sequence)| sequence);
+        // A critical stream may be in both, when a snapshot came in between.
+        last(&self.critical).max(last(&self.data)).max(begun)
     }
 
     /// True when no further control message has its reserved place. Binds do not count.
@@ -568,28 +593,21 @@ impl Outbox {
         what
     }
 
-    /// Takes the front of the data lane off; says its stream and whether it was an accounted event.
-    fn pop_data(&mut self, store: &mut Store, committed: &mut Committed) -> (StreamId, bool) {
+    /// Takes the front of the data lane off; says its stream and sequence if it was an accounted event.
+    fn pop_data(&mut self, store: &mut Store, committed: &mut Committed) -> Option<(StreamId, u64)> {
         let what = self.take(0);
         let entry = self.data.pop_front().expect("as gathered");
         self.base += 1;
         if self.data.is_empty() {
             self.keys = None;
         }
-        let accounted = match &what {
-            What::Lossy(..) => true,
-            What::Critical(_) => {
-                committed.critical += 1;
-                true
-            }
-            What::Bracket(_, _, replay) => *replay,
-            What::Mark | What::Word(..) => false,
-        };
+        committed.critical += u64::from(matches!(what, What::Critical(_)));
+        let accounted = what.is_accounted();
         if let Some(event) = what.into_event() {
             committed.deliveries += 1;
             store.release(event);
         }
-        (entry.stream, accounted)
+        accounted.then_some((entry.stream, entry.sequence))
     }
 
     /// Enters the entry at `position`, the newest, under its key, if keys are kept.
@@ -641,18 +659,27 @@ impl Outbox {
     /// Accounted events of one stream that wait, the one begun included.
     #[cfg(test)]
     pub(crate) fn queued_on(&self, stream: StreamId) -> u64 {
-        let accounted = |entry: &&Entry| {
-            entry.stream == stream
-                && matches!(entry.what, What::Lossy(..) | What::Critical(_) | What::Bracket(_, _, true))
-        };
-        let entries = self.critical.iter().chain(&self.data).filter(accounted).count() as u64;
-        entries + u64::from(self.remainder_of == Some(stream))
+        self.sequences_on(stream).len() as u64 + u64::from(self.begun_on(stream))
+    }
+
+    /// Sequences of the accounted events of one stream that wait whole.
+    #[cfg(test)]
+    pub(crate) fn sequences_on(&self, stream: StreamId) -> Vec<u64> {
+        let accounted = |entry: &&Entry| entry.stream == stream && entry.what.is_accounted();
+        self.critical.iter().chain(&self.data).filter(accounted).map(|entry| entry.sequence).collect()
+    }
+
+    /// True when the remainder is of an event of this stream.
+    #[cfg(test)]
+    pub(crate) fn begun_on(&self, stream: StreamId) -> bool {
+        self.remainder_of.is_some_and(|(of, _)| of == stream)
     }
 
     /// True when nothing but events waits, so that the peer knows all it was told.
     #[cfg(all(test, not(tickcast_loom)))]
     pub(crate) fn is_told(&self) -> bool {
-        let rest_is_told = self.remainder.is_empty() || self.remainder_of.is_some();
+        let rest_is_told =
+            self.remainder.is_empty() || (self.remainder_of.is_some() && !self.remainder_tells);
         self.control.is_empty() && self.bracket_bytes == 0 && rest_is_told
     }
 
@@ -683,6 +710,11 @@ impl Entry {
 }
 
 impl What {
+    /// True for events that count, which those of a snapshot do not.
+    fn is_accounted(&self) -> bool {
+        matches!(self, Self::Lossy(..) | Self::Critical(_) | Self::Bracket(_, _, true))
+    }
+
     fn into_event(self) -> Option<EventRef> {
         match self {
             Self::Lossy(event, _) | Self::Critical(event) | Self::Bracket(event, ..) => Some(event),

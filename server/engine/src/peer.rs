@@ -8,8 +8,8 @@ use tickcast_protocol::message::Policy;
 use tickcast_protocol::{CloseCode, StreamId, SubscriptionId};
 
 use crate::event::Format;
-use crate::index::{FilterId, GroupId, Index};
-use crate::ledger::Ledger;
+use crate::index::{FilterId, GroupId, Index, InterestId};
+use crate::ledger::{Ledger, Loss};
 use crate::outbox::Outbox;
 
 /// A peer of one shard. The place is used again, the id is not: a stale one is refused.
@@ -47,7 +47,9 @@ pub struct PeerStatus {
     pub conflated: u64,
     /// Events lost, upstream gaps included.
     pub gapped: u64,
-    /// Of those two, events it was not told about yet; the notice waits for its turn.
+    /// Events of its streams that passed no filter of its own, summed over its subscriptions.
+    pub filtered: u64,
+    /// Of those three, events it was not told about yet; the notice waits for its turn.
     pub untold: u64,
     /// Its subscriptions.
     pub subscriptions: usize,
@@ -57,44 +59,85 @@ pub struct PeerStatus {
     pub closing: Option<CloseCode>,
 }
 
+/// One subscription. About 130 B, and nothing beside it while the peer keeps up.
 #[derive(Debug)]
 pub(crate) struct Subscription {
     pub(crate) id: SubscriptionId,
-    pub(crate) filter: FilterId,
     pub(crate) policy: Policy,
-    /// Losses so far, and as the last counts notice said.
-    pub(crate) counts: Counts,
-    pub(crate) counts_told: Counts,
+    /// Not yet in a group.
+    pub(crate) is_new: bool,
+    pub(crate) interest: InterestId,
+    /// The interest's topic filter.
+    pub(crate) filter: FilterId,
+    /// What it did not get, as far as it is counted for this peer alone.
+    pub(crate) own: Counts,
+    /// Where the group's sums stood when it began to be counted by them.
+    pub(crate) since: Marks,
+    /// As the last counts notice said.
+    pub(crate) told: Counts,
+    /// On streams that came already for another subscription, of which something waited then: the sequence
+    /// after which this one counts.
+    pub(crate) after: Option<Box<HashMap<StreamId, u64, RandomState>>>,
 }
 
+/// Events that a subscription did not get, by what became of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) conflated: u64,
     pub(crate) gapped: u64,
+    pub(crate) filtered: u64,
 }
 
+/// Sums that others keep, at one time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Marks {
+    /// Events on the filter's streams.
+    pub(crate) seen: u64,
+    /// Of those, the ones that passed the group.
+    pub(crate) passed: u64,
+    /// Of those, the ones that the group's rate replaced.
+    pub(crate) conflated: u64,
+}
+
+/// A peer, small while it keeps up: what waits for it is in a box of its own, which an idle peer lacks.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    pub(crate) format: Format,
-    pub(crate) group: Option<GroupId>,
-    /// Ascending by id: the first one that matches a stream speaks for it.
-    pub(crate) subscriptions: Vec<Subscription>,
-    pub(crate) subscriptions_made: u32,
-    pub(crate) outbox: Outbox,
-    pub(crate) ledger: Ledger,
-    /// The last stream whose head a heartbeat told, when there are too many for one.
-    pub(crate) beat_through: StreamId,
-    /// Which subscription speaks for a stream; filled when first asked, emptied when they change.
-    routes: HashMap<StreamId, Route, RandomState>,
     /// The socket was full; nothing is tried until the caller says it is writable.
     pub(crate) blocked: bool,
     /// The socket is dead; nothing is queued any more.
     pub(crate) gone: bool,
     /// On the list of peers to flush.
     pub(crate) dirty: bool,
+    pub(crate) format: Format,
     pub(crate) closing: Option<CloseCode>,
+    pub(crate) queue: Option<Box<Queue>>,
     pub(crate) delivered: u64,
+    pub(crate) group: Option<GroupId>,
+    /// Its place in the group.
+    pub(crate) place: u32,
+    pub(crate) subscriptions_made: u32,
+    /// The last stream whose head a heartbeat told, when there are too many for one.
+    pub(crate) beat_through: StreamId,
+    /// Ascending by id: the first one that matches a stream speaks for it.
+    pub(crate) subscriptions: Vec<Subscription>,
+    /// Losses, each once; `filtered` is kept by subscription only.
     pub(crate) counts: Counts,
+    /// The group's conflated events that were not this peer's.
+    pub(crate) conflated_before: u64,
+}
+
+/// What waits for one peer, and what is only needed while something does.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    pub(crate) outbox: Outbox,
+    pub(crate) ledger: Ledger,
+    /// Which subscription speaks for a stream; filled when first asked, emptied when they change.
+    routes: HashMap<StreamId, Route, RandomState>,
+    /// Streams of which the group held something when the peer joined, and the sequence after which it
+    /// counts there.
+    pub(crate) skips: Vec<(StreamId, u64)>,
+    /// It changed its group while something waited: what the new group is told may reach back to that.
+    pub(crate) loose: bool,
 }
 
 /// What decides about a stream's events for one peer.
@@ -104,24 +147,53 @@ pub(crate) struct Route {
     pub(crate) policy: Policy,
 }
 
+impl Subscription {
+    pub(crate) fn new(id: SubscriptionId, policy: Policy, interest: InterestId, filter: FilterId) -> Self {
+        let (own, since, told) = (Counts::default(), Marks::default(), Counts::default());
+        Self { id, policy, is_new: true, interest, filter, own, since, told, after: None }
+    }
+
+    /// What it did not get so far. `group` is the peer's.
+    pub(crate) fn counts(&self, index: &Index, group: GroupId) -> Counts {
+        let Some(now) = self.marks(index, group) else { return self.own };
+        let (seen, passed) = (now.seen - self.since.seen, now.passed - self.since.passed);
+        Counts {
+            conflated: self.own.conflated + now.conflated - self.since.conflated,
+            gapped: self.own.gapped,
+            filtered: self.own.filtered + seen - passed,
+        }
+    }
+
+    /// The sums now; `None` when the group keeps none, for it passes everything.
+    pub(crate) fn marks(&self, index: &Index, group: GroupId) -> Option<Marks> {
+        let sums = index.group(group).side.as_ref()?.sums(self.filter);
+        Some(Marks { seen: index.seen(self.filter), passed: sums.passed, conflated: sums.conflated })
+    }
+}
+
 impl Peer {
     fn new(format: Format) -> Self {
         Self {
-            format,
-            group: None,
-            subscriptions: Vec::new(),
-            subscriptions_made: 0,
-            outbox: Outbox::default(),
-            ledger: Ledger::default(),
-            beat_through: StreamId::default(),
-            routes: HashMap::default(),
             blocked: false,
             gone: false,
             dirty: false,
+            format,
             closing: None,
+            queue: None,
             delivered: 0,
+            group: None,
+            place: 0,
+            subscriptions_made: 0,
+            beat_through: StreamId::default(),
+            subscriptions: Vec::new(),
             counts: Counts::default(),
+            conflated_before: 0,
         }
+    }
+
+    /// True when nothing stands between a run and its socket.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.queue.is_none() && !self.blocked && !self.is_over()
     }
 
     /// True when data is of no use to it any more.
@@ -131,20 +203,52 @@ impl Peer {
 
     /// True when a write could do something.
     pub(crate) fn has_output(&self) -> bool {
-        !self.gone && (!self.outbox.is_empty() || !self.ledger.is_empty())
+        !self.gone && self.queue.as_ref().is_some_and(|queue| queue.has_output())
     }
 
-    /// The subscription that speaks for `stream`; found once and remembered.
+    /// True while events wait for it, or losses are untold; control messages do not count.
+    pub(crate) fn has_data(&self) -> bool {
+        let has_data = |queue: &Queue| queue.outbox.has_data() || !queue.ledger.is_empty();
+        self.queue.as_deref().is_some_and(has_data)
+    }
+
+    pub(crate) fn queue(&mut self) -> &mut Queue {
+        self.queue.get_or_insert_default()
+    }
+
+    /// Gives memory back once nothing waits.
+    pub(crate) fn tidy(&mut self) {
+        if let Some(queue) = &mut self.queue
+            && !queue.has_output()
+        {
+            queue.loose = false;
+            if queue.skips.is_empty() {
+                self.queue = None;
+            }
+        }
+    }
+
+    /// Events that wait.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.queue.as_ref().map_or(0, |queue| queue.outbox.events() as u64)
+    }
+
+    /// The subscription that speaks for `stream`; found once and remembered while something waits.
     pub(crate) fn route(&mut self, stream: StreamId, index: &Index) -> Route {
-        if let Some(route) = self.routes.get(&stream) {
+        if let [only] = &*self.subscriptions {
+            return Route { subscription: only.id, policy: only.policy };
+        }
+        if let Some(route) = self.queue.as_ref().and_then(|queue| queue.routes.get(&stream)) {
             return *route;
         }
         let route = self.find_route(stream, index);
-        self.routes.insert(stream, route);
+        if let Some(queue) = &mut self.queue {
+            queue.routes.insert(stream, route);
+        }
         route
     }
 
-    /// The same without remembering.
+    /// The same without remembering; the default when none matches.
     pub(crate) fn find_route(&self, stream: StreamId, index: &Index) -> Route {
         let filters = index.stream(stream).map_or(&[][..], |stream| &stream.filters);
         let first = self.subscriptions.iter().find(|subscription| filters.contains(&subscription.filter));
@@ -157,21 +261,72 @@ impl Peer {
     }
 
     pub(crate) fn forget_routes(&mut self) {
-        self.routes.clear();
+        if let Some(queue) = &mut self.queue {
+            queue.routes.clear();
+        }
     }
 
-    pub(crate) fn status(&self) -> PeerStatus {
+    /// Counts a loss that is this peer's alone, for every subscription it concerns.
+    pub(crate) fn count(&mut self, stream: StreamId, loss: &Loss, index: &Index) {
+        let (conflated, gapped) = (loss.conflated, loss.gapped());
+        self.counts.conflated += conflated;
+        self.counts.gapped += gapped;
+        let filters = index.stream(stream).map_or(&[][..], |stream| &stream.filters);
+        for subscription in &mut self.subscriptions {
+            let after = subscription.after.as_ref().and_then(|after| after.get(&stream));
+            let is_its_own = after.is_none_or(|after| loss.from > *after);
+            if is_its_own && filters.contains(&subscription.filter) {
+                subscription.own.conflated += conflated;
+                subscription.own.gapped += gapped;
+            }
+        }
+    }
+
+    /// Takes events back that its group's sums counted as conflated, for it counts from behind them.
+    pub(crate) fn disown(&mut self, stream: StreamId, conflated: u64, index: &Index) {
+        self.conflated_before += conflated;
+        let filters = index.stream(stream).map_or(&[][..], |stream| &stream.filters);
+        let its = self.subscriptions.iter_mut().filter(|known| filters.contains(&known.filter));
+        its.for_each(|subscription| subscription.since.conflated += conflated);
+    }
+
+    pub(crate) fn status(&self, index: &Index) -> PeerStatus {
+        let (mut filtered, mut conflated) = (0, self.counts.conflated);
+        if let Some(group) = self.group {
+            filtered = self.subscriptions.iter().map(|known| known.counts(index, group).filtered).sum();
+            let side = index.group(group).side.as_ref();
+            conflated += side.map_or(0, |side| side.conflated - self.conflated_before);
+        }
         PeerStatus {
-            queued_events: self.outbox.events(),
-            queued_bytes: self.outbox.bytes(),
+            queued_events: self.queue.as_ref().map_or(0, |queue| queue.outbox.events()),
+            queued_bytes: self.queue.as_ref().map_or(0, |queue| queue.outbox.bytes()),
             delivered: self.delivered,
-            conflated: self.counts.conflated,
+            conflated,
             gapped: self.counts.gapped,
-            untold: self.ledger.events(),
+            filtered,
+            untold: self.queue.as_ref().map_or(0, |queue| queue.ledger.events()),
             subscriptions: self.subscriptions.len(),
             blocked: self.blocked,
             closing: self.closing,
         }
+    }
+}
+
+impl Queue {
+    pub(crate) fn has_output(&self) -> bool {
+        !self.outbox.is_empty() || !self.ledger.is_empty()
+    }
+
+    /// The part of what a group is told of `stream` that is new to this peer, if there is one.
+    pub(crate) fn news(&self, stream: StreamId, loss: Loss) -> Option<Loss> {
+        let mut known = self.ledger.last(stream);
+        if self.loose {
+            known = known.max(self.outbox.last_on(stream));
+        }
+        if let Some((_, position)) = self.skips.iter().find(|(of, _)| *of == stream) {
+            known = known.max(*position);
+        }
+        loss.behind(known)
     }
 }
 
@@ -227,6 +382,13 @@ impl Peers {
     /// A member of a group, which is always there: detaching leaves the group first.
     pub(crate) fn member(&mut self, index: u32) -> &mut Peer {
         self.get_mut(index).expect("members are attached")
+    }
+
+    /// The same with its id.
+    pub(crate) fn member_with_id(&mut self, index: u32) -> (PeerId, &mut Peer) {
+        let place = &mut self.places[index as usize];
+        let peer = place.peer.as_mut().expect("members are attached");
+        (PeerId { index, generation: place.generation }, peer)
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -3,33 +3,52 @@
 //! While the shard drains, a run is only a list of references with lengths. At the flush it becomes one
 //! contiguous buffer, made for the first member that can take it whole. Members that are behind get the
 //! references instead. A run lives from its first event to the flush, so no reader pins it.
+//!
+//! In front of an event may lie what the whole group is told before it: what its filters left out, and
+//! what its rate replaced. Notices and event are one frame of the run, which a short write may cut
+//! anywhere.
 #![forbid(unsafe_code)]
 
-use crate::event::Format;
+use bytes::Bytes;
+
+use crate::ledger::Loss;
 use crate::store::{EventRef, Store};
 
-/// Most bytes of a run, unless one event is larger; at the bound the shard ends its turn, writes the run
-/// out and goes on. Costs this much once per shard, as the buffer is shared by all groups.
+/// Bytes at which a run is full: the shard ends its turn, writes the run out and goes on. A run is at most
+/// one frame longer. Costs this much once per shard, as the buffer is shared by all groups.
 pub(crate) const RUN_BYTES_MAX: usize = 256 * 1024;
 
 /// Events for one group, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     frames: Vec<RunFrame>,
+    losses: Vec<(Loss, Bytes)>,
 }
 
-/// One event of a run.
+/// One event of a run, with what is told before it.
 #[derive(Debug)]
 pub(crate) struct RunFrame {
     pub(crate) event: EventRef,
+    /// Bytes of the event alone.
+    pub(crate) size: u32,
+    /// Where the losses told before it end among the run's.
+    losses_end: u32,
     /// Where its bytes end in the run's buffer.
     pub(crate) end: usize,
 }
 
 impl Run {
-    pub(crate) fn push(&mut self, event: EventRef, length: usize) {
-        let end = self.len() + length;
-        self.frames.push(RunFrame { event, end });
+    /// Adds an event of `size` bytes, behind the losses told since the last one.
+    pub(crate) fn push(&mut self, event: EventRef, size: usize) {
+        let begun = self.frames.last().map_or(0, |frame| frame.losses_end as usize);
+        let told: usize = self.losses[begun..].iter().map(|(_, bytes)| bytes.len()).sum();
+        let end = self.len() + told + size;
+        self.frames.push(RunFrame { event, size: size as u32, losses_end: self.losses.len() as u32, end });
+    }
+
+    /// Says what is told before the event that is added next; an event must follow.
+    pub(crate) fn tell(&mut self, loss: Loss, bytes: Bytes) {
+        self.losses.push((loss, bytes));
     }
 
     /// Bytes of the run.
@@ -41,13 +60,17 @@ impl Run {
         self.frames.is_empty()
     }
 
-    /// True when `length` more bytes do not fit.
-    pub(crate) fn is_full(&self, length: usize) -> bool {
-        !self.is_empty() && self.len() + length > RUN_BYTES_MAX
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() >= RUN_BYTES_MAX
     }
 
     pub(crate) fn frames(&self) -> &[RunFrame] {
         &self.frames
+    }
+
+    /// What is told before the event of the frame at `at`.
+    pub(crate) fn losses(&self, at: usize) -> impl Iterator<Item = &Loss> {
+        self.told(at).iter().map(|(loss, _)| loss)
     }
 
     /// How many frames lie wholly within the first `bytes`.
@@ -63,32 +86,28 @@ impl Run {
         mut framed: impl FnMut(&mut Vec<u8>, &crate::event::Event),
     ) {
         buffer.clear();
-        for frame in &self.frames {
+        for (at, frame) in self.frames.iter().enumerate() {
+            for (_, bytes) in self.told(at) {
+                buffer.extend_from_slice(bytes);
+            }
             framed(buffer, store.get(&frame.event));
             debug_assert_eq!(buffer.len(), frame.end, "an event's bytes do not change");
         }
     }
 
-    /// Gives the references back; the list keeps its room for the next turn.
+    /// Gives the references back; the lists keep their room for the next turn.
     pub(crate) fn release(&mut self, store: &mut Store) {
+        self.losses.clear();
         for frame in self.frames.drain(..) {
             store.release(frame.event);
         }
     }
-}
 
-/// What makes peers members of one group: they get the same bytes of the same events.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct GroupKey {
-    pub(crate) format: Format,
-    /// Ascending.
-    pub(crate) filters: Vec<crate::index::FilterId>,
-    pub(crate) predicate: PredicateId,
+    fn told(&self, at: usize) -> &[(Loss, Bytes)] {
+        let begun = if at == 0 { 0 } else { self.frames[at - 1].losses_end as usize };
+        &self.losses[begun..self.frames[at].losses_end as usize]
+    }
 }
-
-/// A condition on events beyond their topic, evaluated once per group. There is one so far: all pass.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct PredicateId(pub(crate) u32);
 
 #[cfg(test)]
 mod tests {
@@ -115,13 +134,28 @@ mod tests {
     }
 
     #[test]
-    fn run_is_full_at_its_bound_but_takes_one_large_event() {
+    fn what_is_told_before_an_event_is_part_of_its_frame() {
+        let (mut store, mut run, mut buffer) = (Store::default(), Run::default(), Vec::new());
+        run.push(store.insert(event(1, 1, 1, Class::Latest, b"")), 42);
+        run.tell(Loss::skipped(2, 4, 0), Bytes::from_static(b"234"));
+        run.tell(Loss::skipped(5, 5, 1), Bytes::from_static(b"5"));
+        run.push(store.insert(event(1, 6, 1, Class::Latest, b"")), 42);
+        run.lay_out(&mut buffer, &store, |out, event| out.extend_from_slice(event.binary()));
+        assert_eq!(run.frames().iter().map(|frame| frame.end).collect::<Vec<_>>(), [42, 88]);
+        assert_eq!(&buffer[42..46], b"2345");
+        assert_eq!((run.losses(0).count(), run.losses(1).map(Loss::events).sum::<u64>()), (0, 4));
+        run.release(&mut store);
+        assert_eq!((store.len(), run.len()), (0, 0));
+    }
+
+    #[test]
+    fn run_is_full_at_its_bound() {
         let mut store = Store::default();
         let mut run = Run::default();
-        assert!(!run.is_full(RUN_BYTES_MAX + 1));
-        run.push(store.insert(event(1, 1, 1, Class::Latest, b"")), RUN_BYTES_MAX - 10);
-        assert!(!run.is_full(10));
-        assert!(run.is_full(11));
+        run.push(store.insert(event(1, 1, 1, Class::Latest, b"")), RUN_BYTES_MAX - 1);
+        assert!(!run.is_full());
+        run.push(store.insert(event(1, 2, 1, Class::Latest, b"")), 1);
+        assert!(run.is_full());
         run.release(&mut store);
     }
 }

@@ -10,20 +10,23 @@
 //! A turn works per delivery group, not per subscriber: one lookup, one reference, one length. What is
 //! the same for all members is written once (`flush.rs`). What differs (notices, binds) is queued per
 //! peer and is rare; where it must come between two events, the turn ends early and the flush comes
-//! first. Subscribing is in `subscribe.rs`, announcing streams in `bind.rs`.
+//! first. What an event does to groups is in `deliver.rs`, subscribing in `subscribe.rs`, announcing
+//! streams in `bind.rs`.
 //!
 //! Everything here runs on one thread and waits for nothing. The server calls [`Shard::turn`], then
-//! [`Shard::flush`], until nothing remains, then sleeps by [`Shard::prepare_to_sleep`].
+//! [`Shard::flush`], until nothing remains, then sleeps by [`Shard::prepare_to_sleep`], at most until
+//! [`Shard::next_due`].
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{BinaryHeap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tickcast_protocol::field::Timestamp;
-use tickcast_protocol::message::{Head, Heartbeat, Notice, NoticeKind, Reason};
+use tickcast_protocol::message::{Notice, NoticeKind, Reason};
 use tickcast_protocol::{CloseCode, Epoch, Message, StreamId};
+
+use crate::deliver::Alarm;
 
 use crate::engine::{EngineConfig, Waker};
 use crate::event::{Event, Format, Item, Render, Skip};
@@ -37,12 +40,6 @@ use crate::ring::Reader;
 use crate::stats::ShardStats;
 use crate::store::Store;
 use crate::wake::WakeFlag;
-
-/// Most heads in one heartbeat frame.
-pub const HEADS_MAX: usize = 256;
-/// Most heads in one beat; about 12 KiB, so that a beat leaves most of the control lane to others. A peer
-/// bound to more streams hears of each in turn.
-const BEAT_HEADS_MAX: usize = 4 * HEADS_MAX;
 
 /// What a turn did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,15 +72,21 @@ pub struct Shard {
     pub(crate) render: Arc<dyn Render>,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) limits: OutboxLimits,
-    history_limits: HistoryLimits,
+    pub(crate) history_limits: HistoryLimits,
     turn_events: usize,
+    /// The time of the present turn, in ns on the caller's clock.
+    pub(crate) now: u64,
     pub(crate) store: Store,
     pub(crate) index: Index,
     pub(crate) peers: Peers,
     /// Read from the ring, not yet distributed. Longer than a turn only during a repair.
     inbox: VecDeque<Work>,
     /// Times the runs were begun anew.
-    turns: u64,
+    pub(crate) turns: u64,
+    /// A run of this turn is full.
+    pub(crate) run_full: bool,
+    /// When what is held is due.
+    pub(crate) alarms: BinaryHeap<Alarm>,
     /// Groups with a run.
     pub(crate) dirty_groups: Vec<GroupId>,
     /// Peers with something to write besides a run.
@@ -96,6 +99,23 @@ pub struct Shard {
     pub(crate) write_buffer: Vec<u8>,
     pub(crate) write_marks: Vec<Mark>,
     pub(crate) tally: Vec<(StreamId, Loss)>,
+    pub(crate) touched: Vec<GroupId>,
+    /// A mistake to be made once, to see that it is noticed.
+    #[cfg(all(test, not(tickcast_loom)))]
+    pub(crate) fault: Option<Fault>,
+    /// The group it was made to, the stream, and the last sequence concerned.
+    #[cfg(all(test, not(tickcast_loom)))]
+    pub(crate) wronged: Option<(GroupId, StreamId, u64)>,
+}
+
+/// What a mistake would look like.
+#[cfg(all(test, not(tickcast_loom)))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// An event that passes a filter is taken for one that does not.
+    Filter,
+    /// What a filter left out is not told.
+    Silence,
 }
 
 /// One thing to distribute.
@@ -142,11 +162,14 @@ impl Shard {
             },
             history_limits: HistoryLimits { events: config.history_events, bytes: config.history_bytes },
             turn_events: config.turn_events,
+            now: 0,
             store: Store::default(),
             index: Index::default(),
             peers: Peers::default(),
             inbox: VecDeque::new(),
             turns: 0,
+            run_full: false,
+            alarms: BinaryHeap::new(),
             dirty_groups: Vec::new(),
             dirty_peers: Vec::new(),
             closing: VecDeque::new(),
@@ -155,6 +178,11 @@ impl Shard {
             write_buffer: Vec::new(),
             write_marks: Vec::new(),
             tally: Vec::new(),
+            touched: Vec::new(),
+            #[cfg(all(test, not(tickcast_loom)))]
+            fault: None,
+            #[cfg(all(test, not(tickcast_loom)))]
+            wronged: None,
         }
     }
 
@@ -170,16 +198,20 @@ impl Shard {
         let Some(index) = self.peers.find(peer) else { return };
         if let Some(group) = self.peers.member(index).group {
             self.spill_run(group);
-            self.index.leave(index, group);
+            self.leave_group(index, group);
         }
         let Some(mut peer) = self.peers.remove(index) else { return };
-        self.queued -= peer.outbox.events() as u64;
-        peer.outbox.clear_events(&mut self.store);
+        self.queued -= peer.waiting();
+        if let Some(queue) = &mut peer.queue {
+            queue.outbox.clear_events(&mut self.store);
+        }
+        peer.subscriptions.iter().for_each(|ended| self.index.release(ended.interest));
         let ended = peer.subscriptions.len() as u64;
         self.stats.subscriptions.set(self.stats.subscriptions.get() - ended);
         self.stats.queued.set(self.queued);
         self.stats.peers.set(self.peers.len() as u64);
         self.stats.groups.set(self.index.groups_len() as u64);
+        self.stats.conditions.set(self.index.conditions.len() as u64);
     }
 
     /// Queues a control message, head included, in its reserved place, and writes it at the next flush.
@@ -188,25 +220,29 @@ impl Shard {
     /// [`SendError::Full`] past [`crate::CONTROL_MESSAGES_MAX`] or [`crate::CONTROL_BYTES_MAX`].
     pub fn send(&mut self, peer: PeerId, bytes: Bytes) -> Result<(), SendError> {
         let index = self.peers.find(peer).ok_or(SendError::UnknownPeer)?;
-        let found = self.peers.member(index);
-        if found.outbox.control_is_full(bytes.len()) {
+        let outbox = &mut self.peers.member(index).queue().outbox;
+        if outbox.control_is_full(bytes.len()) {
             self.stats.control_refused.add(1);
             return Err(SendError::Full);
         }
-        found.outbox.push_control(bytes);
+        outbox.push_control(bytes);
         self.mark_dirty(index);
         Ok(())
     }
 
-    /// Distributes up to `turn_events` events to runs, histories and outboxes. Flush afterwards: runs
-    /// that were not flushed before the next turn go to outboxes, which costs more.
-    pub fn turn(&mut self) -> Turn {
+    /// Sends what is due, and distributes up to `turn_events` events to runs, histories and outboxes. Flush
+    /// afterwards: runs that were not flushed before the next turn go to outboxes, which costs more. `now`
+    /// is in ns on any clock that goes forward; of no meaning while [`keeps_time`](Self::keeps_time) says no.
+    pub fn turn(&mut self, now: u64) -> Turn {
         self.spill_runs();
         self.turns += 1;
+        self.run_full = false;
+        self.now = now;
+        let more_due = self.send_due();
         let lapped = if self.inbox.is_empty() { self.read() } else { 0 };
         let mut drained = 0;
         let mut published: Option<(u64, u64)> = None;
-        while drained < self.turn_events {
+        while drained < self.turn_events && !self.run_full {
             let Some(work) = self.inbox.pop_front() else { break };
             if let Work::Event(event) = &work {
                 // Publish times never run backwards, so the last one is the newest.
@@ -224,76 +260,13 @@ impl Shard {
         }
         self.stats.events.add(drained as u64);
         self.stats.position.set(self.reader.position().saturating_sub(self.inbox.len() as u64));
-        Turn { drained, lapped, remaining: self.has_input(), published }
+        Turn { drained, lapped, remaining: more_due || self.has_input(), published }
     }
 
-    /// Tells a peer the newest sequence of the streams it is bound to (of very many, the next part), and
-    /// what its subscriptions have lost so far where that has changed.
-    ///
-    /// # Errors
-    /// [`SendError::Full`] when control messages wait that the peer does not read; nothing is queued.
-    pub fn heartbeat(&mut self, peer: PeerId, now: u64) -> Result<(), SendError> {
-        let index = self.peers.find(peer).ok_or(SendError::UnknownPeer)?;
-        let Self { peers, index: streams, render, .. } = self;
-        let peer = peers.member(index);
-        if peer.outbox.control_is_full(0) {
-            self.stats.control_refused.add(1);
-            return Err(SendError::Full);
-        }
-        let server_time = Timestamp(now as i64);
-        let mut bound = match peer.group {
-            Some(group) if peer.format.is_binary() => streams.streams_of_group(group),
-            _ => Vec::new(),
-        };
-        if bound.len() > BEAT_HEADS_MAX {
-            // Streams are born behind the cursor or before it; either way their turn comes.
-            let next = bound.partition_point(|stream| *stream <= peer.beat_through) % bound.len();
-            bound.rotate_left(next);
-            bound.truncate(BEAT_HEADS_MAX);
-            peer.beat_through = *bound.last().expect("not empty");
-        }
-        let head = |stream: &StreamId| Head {
-            stream: stream.0,
-            sequence: streams.stream(*stream).map_or(0, |stream| stream.head),
-        };
-        let mut parts = bound.chunks(HEADS_MAX);
-        loop {
-            // Even without a head: the beat itself says that the server lives.
-            let heads: Vec<Head> = parts.next().unwrap_or_default().iter().map(head).collect();
-            let message = Message::Heartbeat(Heartbeat { server_time, heads });
-            if let Some(bytes) = render.control(&message, None, peer.format) {
-                peer.outbox.push_control(bytes);
-            }
-            if parts.len() == 0 {
-                break;
-            }
-        }
-        for subscription in &mut peer.subscriptions {
-            if subscription.counts == subscription.counts_told {
-                continue;
-            }
-            if peer.outbox.control_is_full(0) {
-                break; // The next beat tells the rest.
-            }
-            subscription.counts_told = subscription.counts;
-            let message = Message::Notice(Notice {
-                kind: NoticeKind::COUNTS,
-                subscription: subscription.id.0,
-                stream: 0,
-                from: 0,
-                through: 0,
-                conflated: subscription.counts.conflated,
-                gapped: subscription.counts.gapped,
-                filtered: 0,
-                reason: Reason::NONE,
-                reconnect_in_ms: 0,
-            });
-            if let Some(bytes) = render.control(&message, None, peer.format) {
-                peer.outbox.push_control(bytes);
-            }
-        }
-        self.mark_dirty(index);
-        Ok(())
+    /// True while some subscription has a rate, so that turns must be told the time.
+    #[must_use]
+    pub fn keeps_time(&self) -> bool {
+        self.index.rated() > 0
     }
 
     /// The next peer that must be closed, and why; each is named once. Nothing but control messages is
@@ -331,7 +304,7 @@ impl Shard {
     /// How one peer is doing, or `None` when it has left.
     #[must_use]
     pub fn peer_status(&self, peer: PeerId) -> Option<PeerStatus> {
-        self.peers.get(self.peers.find(peer)?).map(crate::peer::Peer::status)
+        self.peers.get(self.peers.find(peer)?).map(|peer| peer.status(&self.index))
     }
 
     /// The shard's counters.
@@ -350,7 +323,7 @@ impl Shard {
     pub(crate) fn catch_up(&mut self) {
         let target = self.reader.position() + self.reader.lag();
         while !self.inbox.is_empty() || self.reader.position() < target {
-            self.turn();
+            self.turn(self.now);
         }
         self.spill_runs();
         self.turns += 1;
@@ -364,20 +337,40 @@ impl Shard {
         }
     }
 
-    /// Gives a peer up: what waits is dropped, and the caller is told to close it.
+    /// Gives a peer up: what waits is dropped, it is told why, and the caller is told to close it.
     pub(crate) fn close(&mut self, index: u32, code: CloseCode) {
         let id = self.peers.id(index);
-        let peer = self.peers.member(index);
+        let Self { peers, store, render, .. } = self;
+        let peer = peers.member(index);
         if peer.is_over() {
             return;
         }
         peer.closing = Some(code);
-        self.queued -= peer.outbox.events() as u64;
-        peer.outbox.clear_events(&mut self.store);
-        peer.ledger.clear();
+        self.queued -= peer.waiting();
+        let format = peer.format;
+        let queue = peer.queue();
+        queue.outbox.clear_events(store);
+        queue.ledger.clear();
+        queue.skips.clear();
         self.closing.push_back((id, code));
         if code == CloseCode::SlowConsumer {
             self.stats.closed_slow.add(1);
+            let message = Message::Notice(Notice {
+                kind: NoticeKind::CLOSING,
+                subscription: 0,
+                stream: 0,
+                from: 0,
+                through: 0,
+                conflated: 0,
+                gapped: 0,
+                filtered: 0,
+                reason: Reason::OUTBOX_FULL,
+                reconnect_in_ms: 0,
+            });
+            // Reserved even when the control lane is full: only a close frame follows.
+            if let Some(bytes) = render.control(&message, None, format) {
+                queue.outbox.push_control(bytes);
+            }
         }
     }
 
@@ -420,7 +413,8 @@ impl Shard {
                     self.fill(stream, head, sequence - 1);
                     return Step::Again;
                 }
-                self.deliver(event)
+                self.deliver(event);
+                Step::Done
             }
             Work::Skip(skip) => {
                 let (stream, from) = (skip.stream, skip.from);
@@ -430,9 +424,9 @@ impl Shard {
                     self.fill(stream, head, from - 1);
                     return Step::Again;
                 }
-                self.tell_gap(stream, Loss::gap(from, skip.through, Cause::Upstream))
+                self.gap(stream, Loss::gap(from, skip.through, Cause::Upstream))
             }
-            Work::Gap(stream, loss) => self.tell_gap(stream, loss),
+            Work::Gap(stream, loss) => self.gap(stream, loss),
             Work::Repair(position) => {
                 self.repair(position);
                 Step::Again
@@ -440,85 +434,17 @@ impl Shard {
         }
     }
 
-    /// Hands one event to the runs of its groups and to its history.
-    fn deliver(&mut self, event: Arc<Event>) -> Step {
-        let Self { store, index, render, stats, dirty_groups, turns, .. } = self;
-        let id = event.stream();
-        let groups = index.stream(id).map_or(0, |stream| stream.groups.len());
-        let group_at = |index: &Index, at: usize| index.stream(id).expect("ensured").groups[at];
-        for at in 0..groups {
-            let group = index.group(group_at(index, at));
-            let length = event.framed(group.key.format, &**render, stats).map_or(0, Bytes::len);
-            if group.run.is_full(length) {
-                return Step::Stop(Work::Event(event));
-            }
-        }
-        let sequence = event.sequence().0;
-        let event = store.insert(event);
-        for at in 0..groups {
-            let group_id = group_at(index, at);
-            let group = index.group_mut(group_id);
-            let Some(bytes) = store.get(&event).framed(group.key.format, &**render, stats) else {
-                stats.uncarried.add(1);
-                continue;
-            };
-            let length = bytes.len();
-            if group.run.is_empty() {
-                dirty_groups.push(group_id);
-            }
-            group.run.push(store.share(&event), length);
-        }
-        let stream = index.stream_mut(id).expect("ensured");
-        stream.head = sequence;
-        stream.ran_in = *turns;
-        stream.history.push(event, self.history_limits, store);
-        Step::Done
+    fn gap(&mut self, stream: StreamId, loss: Loss) -> Step {
+        if self.tell_gap(stream, loss) { Step::Done } else { Step::Stop(Work::Gap(stream, loss)) }
     }
 
-    /// Enters a gap in the ledger of every subscriber. What they were sent before must be on its way.
-    fn tell_gap(&mut self, id: StreamId, loss: Loss) -> Step {
-        let Some(stream) = self.index.stream(id) else { return Step::Done };
-        // Only an event of the same stream must be on its way first: stopping for any other would cost a
-        // write to every member for each stream that has a gap, which is when a shard is behind already.
-        let runs = stream.ran_in == self.turns;
-        if runs && stream.groups.iter().any(|group| !self.index.group(*group).run.is_empty()) {
-            return Step::Stop(Work::Gap(id, loss));
-        }
-        debug_assert_eq!(stream.head + 1, loss.from, "a gap begins where the stream stands");
-        let groups = stream.groups.clone();
-        let stream = self.index.stream_mut(id).expect("just seen");
-        stream.head = loss.through;
-        stream.history.gap(loss, self.history_limits, &mut self.store);
-        for group in groups {
-            for at in 0..self.index.group(group).members.len() {
-                let index = self.index.group(group).members[at];
-                if self.peers.member(index).is_over() {
-                    continue;
-                }
-                self.peers.member(index).ledger.enter(id, loss);
-                self.count_loss(index, id, &loss);
-                self.mark_dirty(index);
-            }
-        }
-        Step::Done
-    }
-
-    /// Raises the counters that a loss concerns.
+    /// Raises the counters that a loss of one peer concerns.
     pub(crate) fn count_loss(&mut self, index: u32, stream: StreamId, loss: &Loss) {
         let Self { peers, index: streams, stats, .. } = self;
-        let peer = peers.member(index);
-        let route = peer.route(stream, streams);
-        let (conflated, gapped) = (loss.conflated, loss.gapped());
-        peer.counts.conflated += conflated;
-        peer.counts.gapped += gapped;
-        let of = peer.subscriptions.iter_mut().find(|subscription| subscription.id == route.subscription);
-        if let Some(subscription) = of {
-            subscription.counts.conflated += conflated;
-            subscription.counts.gapped += gapped;
-        }
-        stats.conflated.add(conflated);
+        peers.member(index).count(stream, loss, streams);
+        stats.conflated.add(loss.conflated);
         if loss.cause != Cause::Upstream {
-            stats.gapped.add(gapped);
+            stats.gapped.add(loss.gapped());
         }
     }
 

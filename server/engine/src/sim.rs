@@ -1,9 +1,13 @@
 //! A seeded simulator: random publishers, subscribers and sockets, and a client that believes nothing.
 //!
-//! The client decodes every byte it gets. Per stream it knows the next sequence it must hear of, as an
-//! event or in a notice; anything else is an error, so a lost, doubled, torn or reordered frame is found
-//! where it happens. After every step the shard's own view (queued, untold) must add up with the
-//! client's; at rest, nothing may be left over.
+//! Events have attributes, subscriptions have filters, rates and policies that change midway; rings lap,
+//! sockets take bytes as they please. The client decodes every byte it gets. Per stream it knows the next
+//! sequence it must hear of, as an event or in a notice; anything else is an error, so a lost, doubled,
+//! torn or reordered frame is found where it happens. It asks the conditions itself, by what it had
+//! subscribed to when the event was distributed: nothing may come that passes none, and nothing that
+//! passes may be told as filtered. After every step each sequence up to the shard's head must be known to
+//! the client, or be queued, untold, in a run, held for its rate, or left out by its filters; at rest,
+//! nothing may be left over, and the server's sums are the client's.
 //!
 //! ```text
 //! TICKCAST_SIM_SEEDS=20000 cargo test -p tickcast-engine --lib sim     many seeds
@@ -11,23 +15,32 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::BuildHasherDefault;
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use tickcast_protocol::frame::{Frames, websocket_head};
-use tickcast_protocol::message::{Acknowledge, NoticeKind, Policy, Reason, SubscriptionStatus};
-use tickcast_protocol::registry::DATA_FIRST;
+use tickcast_protocol::message::{
+    Acknowledge, Binding, Notice, NoticeKind, Policy, Reason, SubscriptionStatus,
+};
+use tickcast_protocol::registry::{Attribute, Attributes, DATA_FIRST, hash_text};
 use tickcast_protocol::{
-    BootId, Class, CloseCode, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic, TopicFilter,
+    BootId, Class, CloseCode, Decimal, Epoch, Message, Predicate, Sequence, StreamId, SubscriptionId, Topic,
+    TopicFilter,
 };
 
 use crate::event::tests::incoming;
+use crate::ledger::Loss;
+use crate::peer::Counts;
+use crate::peer::Peer;
+use crate::shard::Fault;
 use crate::{
-    Engine, EngineConfig, Event, Flushed, Format, Notify, PeerId, PeerIo, Render, Shard, ShardCounts, Start,
-    Subscribe, SubscribeError, Written, binary_message,
+    Condition, Delivery, Engine, EngineConfig, Event, Flushed, Format, Notify, PeerId, PeerIo, Render, Shard,
+    ShardCounts, Start, Subscribe, SubscribeError, Written, binary_message,
 };
 
 const SEEDS: u64 = 1_000;
@@ -60,6 +73,24 @@ const POLICIES: [Policy; 6] = [
     Policy::DROP_OLDEST,
     Policy::DISCONNECT,
 ];
+
+/// The empty one stands for none.
+const PREDICATES: [&str; 10] = [
+    "",
+    "",
+    "",
+    "symbol=A",
+    "symbol in (A, B)",
+    "not symbol=A",
+    "user=u1",
+    "user=u2 and symbol!=B",
+    "price>50",
+    "user=u1 or price<=20",
+];
+/// Time between two events of a key; a step takes up to ten.
+const INTERVALS: [u64; 6] = [0, 0, 0, 7, 40, 300];
+
+type Hash = BuildHasherDefault<DefaultHasher>;
 
 /// SplitMix64: small, and the same everywhere.
 struct Random(u64);
@@ -113,8 +144,26 @@ type Positions = Vec<(Topic, Class, Sequence)>;
 /// What the publishers know they published on one stream.
 #[derive(Default)]
 struct Published {
-    /// Per sequence, from 1: the payload, or `None` for a skip.
-    events: Vec<Option<Vec<u8>>>,
+    /// Per sequence, from 1: the event, or `None` for a skip.
+    events: Vec<Option<(Vec<u8>, Attributes)>>,
+}
+
+/// What a client wanted from some point on.
+struct Regime {
+    /// The head of each stream at that point.
+    heads: HashMap<u32, u64>,
+    wanted: Vec<(TopicFilter, Option<Condition>)>,
+    /// The subscription that resumed there, and was replayed the past.
+    resumed: Option<u32>,
+}
+
+/// One of the client's subscriptions.
+struct Subscribed {
+    filter: TopicFilter,
+    condition: Option<Condition>,
+    counts: Counts,
+    /// No stream of it flowed before it began, so that its sums can be compared.
+    is_clean: bool,
 }
 
 /// How a socket takes bytes at present.
@@ -138,6 +187,8 @@ struct Account {
     cursor: u64,
     received: u64,
     lost: u64,
+    /// What a replay brings up to this sequence passes that condition.
+    replay: (u64, Option<Condition>),
 }
 
 struct Client {
@@ -148,8 +199,11 @@ struct Client {
     bytes: Vec<u8>,
     accounts: BTreeMap<u32, Account>,
     /// By request, what was asked for; by id, what was acknowledged.
-    requests: HashMap<u64, (TopicFilter, Positions)>,
-    subscriptions: BTreeMap<u32, TopicFilter>,
+    requests: HashMap<u64, (TopicFilter, Option<Condition>, Positions)>,
+    subscriptions: BTreeMap<u32, Subscribed>,
+    /// What the shard knows it wants, and since when.
+    wants: BTreeMap<u32, (TopicFilter, Option<Condition>)>,
+    regimes: Vec<Regime>,
     /// The subscription acknowledged last, and positions of its resume that no bind has named yet.
     resume: (u32, Positions),
     bracket: Option<Inside>,
@@ -159,6 +213,9 @@ struct Client {
     conflated: u64,
     gapped: u64,
     unsubscribed: bool,
+    /// Sums of the server that were compared with its own.
+    compared: u64,
+    told_to_close: bool,
     /// An event was stolen from it: it must live to find out.
     robbed: bool,
 }
@@ -217,12 +274,16 @@ impl Client {
             accounts: BTreeMap::new(),
             requests: HashMap::new(),
             subscriptions: BTreeMap::new(),
+            wants: BTreeMap::new(),
+            regimes: Vec::new(),
             resume: (0, Vec::new()),
             bracket: None,
             json: HashMap::new(),
             conflated: 0,
             gapped: 0,
             unsubscribed: false,
+            compared: 0,
+            told_to_close: false,
             robbed: false,
         }
     }
@@ -281,9 +342,10 @@ impl Client {
     }
 
     fn event(&mut self, stream: u32, sequence: u64, payload: &[u8], log: &Log) {
-        let account = self.accounts.get_mut(&stream).expect("no event of a stream that is not bound");
+        let account = self.accounts.get(&stream).expect("no event of a stream that is not bound");
         let published = &log.streams[&(account.topic.clone(), account.class)].events;
-        assert_eq!(published[sequence as usize - 1].as_deref(), Some(payload), "another event's bytes");
+        let (expected, attributes) = published[sequence as usize - 1].as_ref().expect("no event was skipped");
+        assert_eq!(expected, payload, "another event's bytes");
         if let Some(inside) = &mut self.bracket {
             assert!(inside.events > 0, "more events than begin said");
             inside.events -= 1;
@@ -293,9 +355,54 @@ impl Client {
                 return;
             }
         }
+        assert!(self.passes(stream, sequence, attributes), "stream {stream}: {sequence} passes nothing");
+        let account = self.accounts.get_mut(&stream).unwrap();
         assert_eq!(sequence, account.cursor + 1, "stream {stream}: {account:?}");
         account.cursor = sequence;
         account.received += 1;
+    }
+
+    /// True when the client wanted an event when it was distributed, or the replay it came in.
+    fn passes(&self, stream: u32, sequence: u64, attributes: &Attributes) -> bool {
+        let account = &self.accounts[&stream];
+        let passes =
+            |condition: &Option<Condition>| condition.as_ref().is_none_or(|known| known.passes(attributes));
+        if sequence <= account.replay.0 {
+            return passes(&account.replay.1);
+        }
+        let begun = |regime: &&Regime| regime.heads.get(&stream).copied().unwrap_or(0) < sequence;
+        let regime = self.regimes.iter().rev().find(begun).expect("subscribed before it came");
+        regime.wanted.iter().any(|(filter, condition)| filter.matches(&account.topic) && passes(condition))
+    }
+
+    /// How many of a range passed, and how many did not; skipped ones are neither.
+    fn passed(&self, stream: u32, from: u64, through: u64, log: &Log) -> (u64, u64) {
+        let account = &self.accounts[&stream];
+        let published = &log.streams[&(account.topic.clone(), account.class)].events;
+        let (mut passed, mut failed) = (0, 0);
+        for sequence in from..=through {
+            if let Some((_, attributes)) = &published[sequence as usize - 1] {
+                let passes = self.passes(stream, sequence, attributes);
+                *if passes { &mut passed } else { &mut failed } += 1;
+            }
+        }
+        (passed, failed)
+    }
+
+    /// Settles a range for every subscription to its stream.
+    fn settle(&mut self, stream: u32, through: u64, counts: Counts) {
+        let account = self.accounts.get_mut(&stream).unwrap();
+        account.lost += through - account.cursor;
+        account.cursor = through;
+        self.conflated += counts.conflated;
+        self.gapped += counts.gapped;
+        for subscription in self.subscriptions.values_mut() {
+            if subscription.filter.matches(&account.topic) {
+                subscription.counts.conflated += counts.conflated;
+                subscription.counts.gapped += counts.gapped;
+                subscription.counts.filtered += counts.filtered;
+            }
+        }
     }
 
     fn control(&mut self, message: Message, log: &Log) {
@@ -308,34 +415,18 @@ impl Client {
                 }
                 let wanted = &self.subscriptions;
                 self.accounts
-                    .retain(|_, account| wanted.values().any(|filter| filter.matches(&account.topic)));
+                    .retain(|_, account| wanted.values().any(|known| known.filter.matches(&account.topic)));
             }
             Message::Acknowledge(answer) => {
-                let (filter, positions) = self.requests[&answer.request].clone();
-                self.subscriptions.insert(answer.subscription, filter);
+                let (filter, condition, positions) = self.requests[&answer.request].clone();
+                let (counts, is_clean) = (Counts::default(), true);
+                let new = Subscribed { filter, condition, counts, is_clean };
+                self.subscriptions.entry(answer.subscription).or_insert(new);
                 self.resume = (answer.subscription, positions);
             }
             Message::Bind(bind) => {
-                let filter = self.subscriptions.get(&bind.subscription).expect("acknowledged before bound");
                 for binding in bind.bindings {
-                    let topic = Topic::parse(&binding.topic).unwrap();
-                    assert!(filter.matches(&topic));
-                    let class = Class::from_number(binding.class.0).unwrap();
-                    let cursor = binding.next_sequence - 1;
-                    let named =
-                        |(of, in_class, _): &(Topic, Class, Sequence)| *of == topic && *in_class == class;
-                    let at =
-                        self.resume.1.iter().position(named).filter(|_| self.resume.0 == bind.subscription);
-                    let position = at.map(|at| self.resume.1.swap_remove(at).2.0);
-                    if let Some(known) = self.accounts.get(&binding.stream) {
-                        assert!(cursor >= known.cursor, "bound again, further back");
-                        continue;
-                    }
-                    if let Some(position) = position {
-                        assert_eq!(cursor, position, "a resume goes on where it stopped");
-                    }
-                    let account = Account { topic, class, first: cursor + 1, cursor, received: 0, lost: 0 };
-                    self.accounts.insert(binding.stream, account);
+                    self.bind(bind.subscription, &binding);
                 }
             }
             Message::Begin(begin) => {
@@ -353,37 +444,100 @@ impl Client {
                 assert_eq!(inside.events, 0, "fewer events than begin said");
             }
             Message::Notice(notice) if notice.kind == NoticeKind::COUNTS => {
-                assert!(self.subscriptions.contains_key(&notice.subscription));
-            }
-            Message::Notice(notice) => {
-                let account = self.accounts.get_mut(&notice.stream).expect("a notice of a bound stream");
-                assert_eq!(notice.from, account.cursor + 1, "{notice:?} {account:?}");
-                assert!(notice.through >= notice.from);
-                let events = notice.through - notice.from + 1;
-                assert_eq!(notice.conflated + notice.gapped + notice.filtered, events);
-                let published = &log.streams[&(account.topic.clone(), account.class)].events;
-                let range = &published[notice.from as usize - 1..notice.through as usize];
-                if notice.kind == NoticeKind::UPSTREAM_GAP && notice.reason == Reason::UPSTREAM {
-                    assert!(range.iter().all(Option::is_none), "an event was told as skipped");
+                let own = &self.subscriptions[&notice.subscription];
+                if own.is_clean {
+                    let (conflated, gapped, filtered) = (notice.conflated, notice.gapped, notice.filtered);
+                    assert_eq!(own.counts, Counts { conflated, gapped, filtered }, "sums differ");
+                    self.compared += 1;
                 }
-                if account.class == Class::Critical {
-                    assert_eq!(notice.conflated, 0);
-                    assert_ne!(notice.reason, Reason::OUTBOX_FULL, "a critical event was dropped");
-                }
-                account.cursor = notice.through;
-                account.lost += events;
-                self.conflated += notice.conflated;
-                self.gapped += notice.gapped;
             }
+            Message::Notice(notice) if notice.kind == NoticeKind::CLOSING => {
+                assert_eq!(notice.reason, Reason::OUTBOX_FULL);
+                self.told_to_close = true;
+            }
+            Message::Notice(notice) => self.loss(&notice, log),
             Message::Heartbeat(heartbeat) => {
                 for head in heartbeat.heads {
                     let account = &self.accounts[&head.stream];
                     let published = &log.streams[&(account.topic.clone(), account.class)].events;
                     assert!(head.sequence >= account.cursor && head.sequence <= published.len() as u64);
+                    if head.through > account.cursor {
+                        let missing = (account.cursor + 1, head.through);
+                        let (_, failed) = self.passed(head.stream, missing.0, missing.1, log);
+                        assert_eq!(failed, missing.1 + 1 - missing.0, "not all of {missing:?} was filtered");
+                        let counts = Counts { filtered: failed, ..Counts::default() };
+                        self.settle(head.stream, head.through, counts);
+                    }
                 }
             }
             other => panic!("unexpected {}", other.info().name),
         }
+    }
+
+    fn bind(&mut self, subscription: u32, binding: &Binding) {
+        let own = self.subscriptions.get_mut(&subscription).expect("acknowledged before bound");
+        let topic = Topic::parse(&binding.topic).unwrap();
+        assert!(own.filter.matches(&topic));
+        let class = Class::from_number(binding.class.0).unwrap();
+        let cursor = binding.next_sequence - 1;
+        let named = |(of, in_class, _): &(Topic, Class, Sequence)| *of == topic && *in_class == class;
+        let at = self.resume.1.iter().position(named).filter(|_| self.resume.0 == subscription);
+        let position = at.map(|at| self.resume.1.swap_remove(at).2.0);
+        if let Some(known) = self.accounts.get(&binding.stream) {
+            assert!(cursor >= known.cursor, "bound again, further back");
+            own.is_clean &= (known.cursor, known.first) == (cursor, cursor + 1);
+            return;
+        }
+        if let Some(position) = position {
+            assert_eq!(cursor, position, "a resume goes on where it stopped");
+        }
+        let heads = self
+            .regimes
+            .iter()
+            .rev()
+            .find_map(|regime| regime.resumed.filter(|of| *of == subscription).map(|_| &regime.heads));
+        let replayed = heads.and_then(|heads| heads.get(&binding.stream)).copied().unwrap_or(0);
+        let replay = (replayed, own.condition.clone());
+        let account = Account { topic, class, first: cursor + 1, cursor, received: 0, lost: 0, replay };
+        self.accounts.insert(binding.stream, account);
+    }
+
+    fn loss(&mut self, notice: &Notice, log: &Log) {
+        let account = self.accounts.get(&notice.stream).expect("a notice of a bound stream");
+        assert!(notice.through >= notice.from);
+        let events = notice.through - notice.from + 1;
+        assert_eq!(notice.conflated + notice.gapped + notice.filtered, events);
+        assert!(notice.from <= account.cursor + 1, "{notice:?} {account:?}");
+        if notice.through <= account.cursor {
+            // Told to a group of which some knew better.
+            assert_eq!((notice.conflated, notice.gapped), (0, 0), "{notice:?} {account:?}");
+            return;
+        }
+        let known = account.cursor + 1 - notice.from;
+        assert!(known <= notice.filtered, "{notice:?} {account:?}");
+        let (from, filtered) = (account.cursor + 1, notice.filtered - known);
+        let (passed, failed) = self.passed(notice.stream, from, notice.through, log);
+        match notice.reason {
+            Reason::FILTER | Reason::RATE => {
+                assert_eq!((notice.conflated, filtered), (passed, failed), "{notice:?} {account:?}");
+                assert_eq!(notice.reason == Reason::RATE, notice.conflated > 0);
+            }
+            _ => assert!(notice.conflated <= passed && filtered <= failed, "{notice:?} {account:?}"),
+        }
+        let published = &log.streams[&(account.topic.clone(), account.class)].events;
+        let range = &published[from as usize - 1..notice.through as usize];
+        if notice.kind == NoticeKind::UPSTREAM_GAP
+            && notice.conflated + filtered == 0
+            && notice.reason == Reason::UPSTREAM
+        {
+            assert!(range.iter().all(Option::is_none), "an event was told as skipped");
+        }
+        if account.class == Class::Critical {
+            assert_eq!(notice.conflated, 0);
+            assert_ne!(notice.reason, Reason::OUTBOX_FULL, "a critical event was dropped");
+        }
+        let counts = Counts { conflated: notice.conflated, gapped: notice.gapped, filtered };
+        self.settle(notice.stream, notice.through, counts);
     }
 }
 
@@ -394,10 +548,13 @@ struct World {
     clients: Vec<Client>,
     log: Log,
     /// Where clients that left stood, to be resumed.
-    left: Vec<(TopicFilter, Positions)>,
+    left: Vec<(TopicFilter, Option<Condition>, Positions)>,
     requests: u64,
     now: u64,
+    /// Time as turns are told it.
+    clock: u64,
     resumed: u64,
+    compared: u64,
 }
 
 /// What happened in a run, to see that the simulator reaches what it is for.
@@ -405,6 +562,7 @@ struct World {
 struct Reached {
     counts: ShardCounts,
     resumed: u64,
+    compared: u64,
     robbed: bool,
 }
 
@@ -436,12 +594,19 @@ impl World {
             left: Vec::new(),
             requests: 0,
             now: 0,
+            clock: 0,
             resumed: 0,
+            compared: 0,
         }
     }
 
     fn step(&mut self) {
-        match self.random.below(26) {
+        self.clock += self.random.below(10) as u64;
+        if self.random.one_in(200) {
+            // It goes back, as no clock should.
+            self.clock = self.clock.saturating_sub(500);
+        }
+        match self.random.below(28) {
             0..=7 => self.publish(),
             8 => self.skip(),
             9..=13 => self.run_shard(),
@@ -452,7 +617,8 @@ impl World {
             19 => self.change_socket(),
             20 => self.change_socket(),
             21 => self.flush_one(),
-            22 => self.heartbeat_or_configure(),
+            22 => self.heartbeat(),
+            23 => self.configure(),
             _ if self.random.one_in(2) => self.detach_one(),
             _ => self.run_shard(),
         }
@@ -472,13 +638,33 @@ impl World {
                 payload = payload.repeat(2); // What can be compressed, and is if it is large enough.
             }
             let key = self.random.below(3) as u64;
+            let attributes = self.attributes();
             // The clock may be set back.
             self.now = (self.now + self.random.below(5) as u64).saturating_sub(2);
-            let receipt = self.engine.publish(incoming(&topic, class, key, &payload), self.now).unwrap();
+            let mut event = incoming(&topic, class, key, &payload);
+            event.facts.attributes = attributes;
+            let receipt = self.engine.publish(event, self.now).unwrap();
             let published = self.log.streams.entry((topic, class)).or_default();
-            published.events.push(Some(payload));
+            published.events.push(Some((payload, attributes)));
             assert_eq!(receipt.sequence.0, published.events.len() as u64);
         }
+    }
+
+    fn attributes(&mut self) -> Attributes {
+        let mut attributes = Attributes::default();
+        let hash = |text: &str| if text.is_empty() { 0 } else { hash_text(&Hash::default(), text) };
+        attributes.equality[Attribute::Symbol as usize] = hash(self.random.pick(&["A", "B", "C"]));
+        attributes.equality[Attribute::User as usize] = hash(self.random.pick(&["", "u1", "u2"]));
+        let price = self.random.below(100);
+        attributes.price = (price > 0).then(|| Decimal::new(price as i64, 0).unwrap());
+        attributes
+    }
+
+    fn delivery(&mut self) -> Delivery {
+        let predicate = self.random.pick(&PREDICATES);
+        let compiled = |text| Condition::new(Predicate::parse(text).unwrap(), &Hash::default());
+        let condition = (!predicate.is_empty()).then(|| compiled(predicate));
+        Delivery { policy: self.random.pick(&POLICIES), condition, interval: self.random.pick(&INTERVALS) }
     }
 
     fn skip(&mut self) {
@@ -493,7 +679,12 @@ impl World {
 
     fn shard_turn(&mut self) -> usize {
         let shard = self.random.below(self.shards.len());
-        let _ = self.shards[shard].turn();
+        let clock = self.clock;
+        let shard_ref = &mut self.shards[shard];
+        let (asked, conditions) = (shard_ref.index.conditions.asked, shard_ref.index.conditions.len());
+        let turn = shard_ref.turn(clock);
+        let asked = shard_ref.index.conditions.asked - asked;
+        assert!(asked <= (turn.drained * conditions) as u64, "a condition was asked twice of an event");
         shard
     }
 
@@ -526,37 +717,51 @@ impl World {
     fn subscribe(&mut self) {
         let Some(at) = self.any_client() else { return };
         let mut filter = TopicFilter::parse(self.random.pick(&FILTERS)).unwrap();
+        let mut delivery = self.delivery();
         let client = &self.clients[at];
         let fresh = client.requests.is_empty();
         let start = if !client.format.is_binary() {
             Start::Live
         } else if !self.left.is_empty() && (fresh || self.random.one_in(4)) {
-            let (left, positions) = self.left.swap_remove(self.random.below(self.left.len()));
+            let (left, condition, positions) = self.left.swap_remove(self.random.below(self.left.len()));
             filter = left;
+            delivery.condition = condition;
             Start::Resume { epoch: EPOCH, positions }
         } else {
             self.random.pick(&[Start::Live, Start::Snapshot])
         };
-        let policy = self.random.pick(&POLICIES);
-        let request = Subscribe { filter: filter.clone(), start: start.clone(), policy };
+        let condition = delivery.condition.clone();
+        let request = Subscribe { filter: filter.clone(), start: start.clone(), delivery };
         let result = self.request(at, |shard, id, number, format| {
             shard.subscribe(id, request, |answer| {
                 acknowledge(number, answer.subscription, SubscriptionStatus::SUBSCRIBED, format)
             })
         });
         match result {
-            Ok(_) => {
+            Ok(answer) => {
                 let client = &mut self.clients[at];
-                let positions = match start {
-                    Start::Resume { positions, .. } => positions,
-                    _ => Vec::new(),
+                let (positions, resumed) = match start {
+                    Start::Resume { positions, .. } => (positions, true),
+                    _ => (Vec::new(), false),
                 };
                 self.resumed += u64::from(!positions.is_empty());
-                client.requests.insert(self.requests, (filter, positions));
+                client.requests.insert(self.requests, (filter.clone(), condition.clone(), positions));
+                client.wants.insert(answer.subscription.0, (filter, condition));
+                self.note_regime(at, resumed.then_some(answer.subscription.0));
             }
             Err(SubscribeError::Busy | SubscribeError::UnknownPeer) => {}
             Err(error) => panic!("{error}"),
         }
+    }
+
+    /// What a client wants has changed, from here on.
+    fn note_regime(&mut self, at: usize, resumed: Option<u32>) {
+        let client = &mut self.clients[at];
+        let shard = &self.shards[client.shard];
+        let known =
+            (1..=TOPICS.len() as u32 * 2).filter_map(|id| Some((id, shard.index.stream(StreamId(id))?.head)));
+        let wanted = client.wants.values().cloned().collect();
+        client.regimes.push(Regime { heads: known.collect(), wanted, resumed });
     }
 
     fn unsubscribe(&mut self) {
@@ -566,11 +771,15 @@ impl World {
         }
         // Any of the first few; refused when there is none.
         let subscription = SubscriptionId(self.random.between(1, 4) as u32);
-        let _ = self.request(at, |shard, id, number, format| {
+        let result = self.request(at, |shard, id, number, format| {
             shard.unsubscribe(id, subscription, |_| {
                 acknowledge(number, subscription, SubscriptionStatus::UNSUBSCRIBED, format)
             })
         });
+        if result.is_ok() {
+            self.clients[at].wants.remove(&subscription.0);
+            self.note_regime(at, None);
+        }
     }
 
     fn request<R>(&mut self, at: usize, ask: impl FnOnce(&mut Shard, PeerId, u64, Format) -> R) -> R {
@@ -610,14 +819,24 @@ impl World {
         Some(flushed)
     }
 
-    fn heartbeat_or_configure(&mut self) {
+    fn heartbeat(&mut self) {
         let Some(at) = self.any_client() else { return };
-        let (now, policy) = (self.now, self.random.pick(&POLICIES));
+        let now = self.now;
+        let _ = self.request(at, |shard, id, _, _| shard.heartbeat(id, now));
+    }
+
+    fn configure(&mut self) {
+        let Some(at) = self.any_client() else { return };
+        let delivery = self.delivery();
+        let condition = delivery.condition.clone();
         let subscription = SubscriptionId(self.random.between(1, 4) as u32);
-        self.request(at, |shard, id, _, _| {
-            let _ = shard.heartbeat(id, now);
-            let _ = shard.configure(id, subscription, policy);
-        });
+        let result = self.request(at, |shard, id, _, _| shard.configure(id, subscription, &delivery));
+        if result.is_ok() {
+            let client = &mut self.clients[at];
+            let wanted = client.wants.get_mut(&subscription.0).expect("configured");
+            wanted.1.clone_from(&condition);
+            self.note_regime(at, None);
+        }
     }
 
     fn detach_one(&mut self) {
@@ -634,12 +853,13 @@ impl World {
         shard.detach(client.id);
         assert_eq!(shard.peer_status(client.id), None);
         shard.detach(client.id);
-        if client.subscriptions.len() == 1 && client.resume.1.is_empty() {
-            let filter = client.subscriptions.into_values().next().unwrap();
+        self.compared += client.compared;
+        if client.subscriptions.len() == 1 && client.wants.len() == 1 && client.resume.1.is_empty() {
+            let (filter, condition) = client.wants.into_values().next().unwrap();
             let matching = client.accounts.into_values().filter(|account| filter.matches(&account.topic));
             let positions =
                 matching.map(|account| (account.topic, account.class, Sequence(account.cursor))).collect();
-            self.left.push((filter, positions));
+            self.left.push((filter, condition, positions));
         }
     }
 
@@ -653,7 +873,8 @@ impl World {
         }
     }
 
-    /// The shard's view and the client's add up, stream by stream, whenever all that was told has arrived.
+    /// The shard's view and the client's add up, sequence by sequence, whenever all that was told has
+    /// arrived.
     fn check(&self) {
         for client in self.clients.iter().filter(|client| client.format.is_binary()) {
             let shard = &self.shards[client.shard];
@@ -661,24 +882,76 @@ impl World {
             if peer.gone {
                 continue;
             }
-            let in_run: &[_] = match peer.group {
-                Some(group) => shard.index.group(group).run.frames(),
-                None => &[],
-            };
             for (id, account) in &client.accounts {
-                let stream = StreamId(*id);
                 let known = account.received + account.lost;
                 assert_eq!(account.cursor + 1 - account.first, known);
                 let head = self.log.streams[&(account.topic.clone(), account.class)].events.len() as u64;
                 assert!(account.cursor <= head);
-                if peer.outbox.is_told() {
-                    let in_run =
-                        in_run.iter().filter(|frame| shard.store.get(&frame.event).stream() == stream);
-                    let queued = peer.outbox.queued_on(stream) + in_run.count() as u64;
-                    let untold = peer.ledger.events_on(stream);
-                    let distributed = shard.index.stream(stream).unwrap().head + 1 - account.first;
-                    assert_eq!(known + queued + untold, distributed, "stream {stream}: {account:?} {peer:?}");
+                if peer.queue.as_ref().is_none_or(|queue| queue.outbox.is_told()) {
+                    self.check_stream(client, peer, *id, account);
                 }
+            }
+        }
+    }
+
+    fn check_stream(&self, client: &Client, peer: &Peer, id: u32, account: &Account) {
+        let shard = &self.shards[client.shard];
+        let stream = StreamId(id);
+        let distributed = shard.index.stream(stream).unwrap().head;
+        assert!(account.cursor <= distributed);
+        // Of each sequence behind the client's: is it waiting, or a loss that will be told?
+        let mut waits = vec![false; (distributed - account.cursor) as usize];
+        let mut lost = waits.clone();
+        let mut wait = |sequence: u64| {
+            if sequence > account.cursor {
+                let waits = &mut waits[(sequence - account.cursor) as usize - 1];
+                assert!(
+                    !std::mem::replace(waits, true),
+                    "stream {id}: {sequence} twice: {account:?} {peer:?}"
+                );
+            }
+        };
+        let mut lose = |loss: &Loss| {
+            for sequence in loss.from.max(account.cursor + 1)..=loss.through {
+                lost[(sequence - account.cursor) as usize - 1] = true;
+            }
+        };
+        if let Some(queue) = &peer.queue {
+            queue.outbox.sequences_on(stream).into_iter().for_each(&mut wait);
+            if queue.outbox.begun_on(stream) {
+                wait(account.cursor + 1);
+            }
+            queue.ledger.on(stream).for_each(&mut lose);
+        }
+        // What the group is told may reach back to what this one knows.
+        let queue = peer.queue.as_ref();
+        let news = |loss: &Loss| queue.map_or(Some(*loss), |queue| queue.news(stream, *loss));
+        if let Some(group) = peer.group {
+            let group = shard.index.group(group);
+            for (at, frame) in group.run.frames().iter().enumerate() {
+                let event = shard.store.get(&frame.event);
+                if event.stream() == stream {
+                    group.run.losses(at).filter_map(news).for_each(|loss| lose(&loss));
+                    wait(event.sequence().0);
+                }
+            }
+            if let Some(window) = group.side.as_ref().and_then(|side| side.windows.get(&stream)) {
+                for (at, item) in window.items().iter().enumerate() {
+                    window.loss_before(at).iter().filter_map(news).for_each(|loss| lose(&loss));
+                    if item.event.is_some() {
+                        wait(item.through);
+                    }
+                }
+            }
+        }
+        let published = &self.log.streams[&(account.topic.clone(), account.class)].events;
+        for sequence in account.cursor + 1..=distributed {
+            let at = (sequence - account.cursor) as usize - 1;
+            assert!(!(waits[at] && lost[at]), "stream {id}: {sequence} is queued and lost: {peer:?}");
+            if !waits[at] && !lost[at] {
+                let (_, attributes) = published[sequence as usize - 1].as_ref().expect("a skip is told");
+                let passes = client.passes(id, sequence, attributes);
+                assert!(!passes, "stream {id}: {sequence} is nowhere: {account:?} {peer:?}");
             }
         }
     }
@@ -689,8 +962,9 @@ impl World {
             client.socket = Socket::Open;
         }
         for shard in 0..self.shards.len() {
-            while self.shards[shard].has_work() {
-                let _ = self.shards[shard].turn();
+            while self.shards[shard].has_work() || self.shards[shard].next_due().is_some() {
+                self.clock = self.clock.max(self.shards[shard].next_due().unwrap_or(0));
+                let _ = self.shards[shard].turn(self.clock);
                 self.flush(shard);
                 self.close_the_slow();
             }
@@ -698,6 +972,13 @@ impl World {
         for at in (0..self.clients.len()).rev() {
             let flushed = self.flush_peer(at);
             assert!(matches!(flushed, Some(Flushed::Idle | Flushed::Gone)), "{flushed:?}");
+        }
+        for client in &self.clients {
+            // The last that filters left out.
+            self.shards[client.shard].heartbeat(client.id, self.now).unwrap();
+        }
+        for at in (0..self.clients.len()).rev() {
+            self.flush_peer(at);
         }
         self.check();
         assert_eq!(self.engine.lag(), 0);
@@ -712,8 +993,14 @@ impl World {
             if !client.unsubscribed {
                 assert_eq!((client.conflated, client.gapped), (status.conflated, status.gapped));
             }
+            let peer = self.shards[client.shard].peers.get(client.id.index() as u32).unwrap();
+            for subscription in &peer.subscriptions {
+                let own = &client.subscriptions[&subscription.id.0];
+                let counts = subscription.counts(&self.shards[client.shard].index, peer.group.unwrap());
+                assert!(!own.is_clean || own.counts == counts, "{:?} {counts:?}", own.counts);
+            }
             for ((topic, class), published) in &self.log.streams {
-                let wanted = client.subscriptions.values().any(|filter| filter.matches(topic));
+                let wanted = client.subscriptions.values().any(|known| known.filter.matches(topic));
                 let mut accounts = client.accounts.values();
                 let account = accounts.find(|account| account.topic == *topic && account.class == *class);
                 assert_eq!(account.is_some(), wanted, "bound to {topic}");
@@ -735,12 +1022,14 @@ impl World {
         while !self.clients.is_empty() {
             self.detach(0);
         }
-        let mut reached = Reached { resumed: self.resumed, robbed, ..Reached::default() };
+        let (resumed, compared) = (self.resumed, self.compared);
+        let mut reached = Reached { resumed, compared, robbed, ..Reached::default() };
         let streams = self.engine.stream_count() as u32;
         for shard in &mut self.shards {
             shard.drop_histories(streams);
             assert_eq!(shard.store.len(), 0, "a reference was not given back");
-            assert_eq!((shard.queued, shard.index.groups_len()), (0, 0));
+            assert_eq!((shard.queued, shard.index.groups_len(), shard.index.rated()), (0, 0, 0));
+            assert_eq!(shard.index.conditions.len(), 0);
             let counts = shard.stats().snapshot();
             assert_eq!((counts.peers, counts.subscriptions, counts.queued), (0, 0, 0));
             reached.counts = reached.counts.plus(counts);
@@ -754,13 +1043,29 @@ impl World {
             let shard = &mut self.shards[client.shard];
             let Some(index) = shard.peers.find(client.id) else { continue };
             let peer = shard.peers.member(index);
-            if client.format.is_binary() && !peer.is_over() && peer.outbox.swallow(&mut shard.store) {
+            if client.format.is_binary() && !peer.is_over() && peer.queue().outbox.swallow(&mut shard.store) {
                 shard.queued -= 1;
                 client.robbed = true;
                 return true;
             }
         }
         false
+    }
+}
+
+impl World {
+    /// Whoever a mistake happened to must live to find out.
+    fn hold_witnesses(&mut self) {
+        for (number, shard) in self.shards.iter_mut().enumerate() {
+            let Some((group, stream, through)) = shard.wronged.take() else { continue };
+            for client in self.clients.iter_mut().filter(|client| client.shard == number) {
+                let index = shard.peers.find(client.id);
+                let peer = index.and_then(|index| shard.peers.get(index));
+                let is_member = peer.is_some_and(|peer| peer.group == Some(group) && !peer.is_over());
+                let lacks = client.accounts.get(&stream.0).is_some_and(|known| known.cursor < through);
+                client.robbed |= is_member && lacks;
+            }
+        }
     }
 }
 
@@ -774,14 +1079,27 @@ fn acknowledge(
     format.is_binary().then(|| binary_message(&Message::Acknowledge(answer)))
 }
 
-fn run(seed: u64, rob: bool) -> Reached {
+/// What is done to a run that must be noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Crime {
+    None,
+    Rob,
+    Mistake(Fault),
+}
+
+fn run(seed: u64, crime: Crime) -> Reached {
     let mut world = World::new(seed);
     let mut robbed = false;
     for step in 0..STEPS {
         world.step();
-        if rob && !robbed && step > STEPS / 3 {
-            robbed = world.rob();
+        match crime {
+            Crime::Rob if !robbed && step > STEPS / 3 => robbed = world.rob(),
+            Crime::Mistake(fault) if step == STEPS / 3 => {
+                world.shards.iter_mut().for_each(|shard| shard.fault = Some(fault));
+            }
+            _ => {}
         }
+        world.hold_witnesses();
     }
     world.rest();
     world.end()
@@ -794,11 +1112,12 @@ fn every_event_is_received_or_told_as_lost() {
         Some(seed) => seed..seed + 1,
         None => 0..number("TICKCAST_SIM_SEEDS").unwrap_or(SEEDS),
     };
-    let (mut sum, mut resumed) = (ShardCounts::default(), 0);
+    let (mut sum, mut resumed, mut compared) = (ShardCounts::default(), 0, 0);
     for seed in seeds.clone() {
-        match catch_unwind(|| run(seed, false)) {
+        match catch_unwind(|| run(seed, Crime::None)) {
             Ok(reached) => {
                 resumed += reached.resumed;
+                compared += reached.compared;
                 sum = sum.plus(reached.counts);
             }
             Err(_) => panic!(
@@ -807,7 +1126,7 @@ fn every_event_is_received_or_told_as_lost() {
         }
     }
     println!(
-        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} resumed, {} closed, {} short writes, {} compressed",
+        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} held, {} of them replaced, {} sums compared, {} resumed, {} closed, {} short writes, {} compressed",
         seeds.start,
         seeds.end - 1,
         sum.deliveries,
@@ -815,6 +1134,9 @@ fn every_event_is_received_or_told_as_lost() {
         sum.repaired,
         sum.conflated,
         sum.gapped,
+        sum.held,
+        sum.rated,
+        compared,
         resumed,
         sum.closed_slow,
         sum.writes_short,
@@ -831,6 +1153,9 @@ fn every_event_is_received_or_told_as_lost() {
             sum.writes_short,
             sum.compressed,
             sum.incompressible,
+            sum.held_early,
+            sum.rated,
+            compared,
         ];
         assert!(reached.iter().all(|count| *count > 0), "the simulator misses what it is for: {reached:?}");
     }
@@ -840,7 +1165,7 @@ fn every_event_is_received_or_told_as_lost() {
 fn swallowed_event_is_caught() {
     let (mut robbed, mut missed) = (0, Vec::new());
     for seed in 0..100 {
-        match catch_unwind(AssertUnwindSafe(|| run(seed, true))) {
+        match catch_unwind(AssertUnwindSafe(|| run(seed, Crime::Rob))) {
             Err(_) => robbed += 1,
             Ok(reached) if reached.robbed => missed.push(seed),
             // Nobody had an event to lose, or the one who had was closed as too slow.
@@ -849,4 +1174,21 @@ fn swallowed_event_is_caught() {
     }
     assert!(missed.is_empty(), "nobody noticed on seeds {missed:?}");
     assert!(robbed > 20, "robbed {robbed} times only");
+}
+
+#[test]
+fn mistake_of_a_filter_is_caught() {
+    for fault in [Fault::Filter, Fault::Silence] {
+        let (mut caught, mut missed) = (0, Vec::new());
+        for seed in 0..200 {
+            match catch_unwind(AssertUnwindSafe(|| run(seed, Crime::Mistake(fault)))) {
+                Err(_) => caught += 1,
+                Ok(reached) if reached.robbed => missed.push(seed),
+                // It was made in nobody's presence, or before one who left in the same step.
+                Ok(_) => {}
+            }
+        }
+        assert!(missed.is_empty(), "{fault:?}: nobody noticed on seeds {missed:?}");
+        assert!(caught > 20, "{fault:?}: caught {caught} times only");
+    }
 }

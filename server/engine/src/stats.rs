@@ -95,6 +95,14 @@ counters! {
     queued_total,
     /// Events replaced in an outbox by a newer one of the same key.
     conflated,
+    /// Events that waited for a rate, once a delivery group.
+    held,
+    /// Of those, the ones that a newer one of the same key replaced.
+    held_replaced,
+    /// Times that a delivery group's waiting events were sent before their time, for want of room.
+    held_early,
+    /// Events told to delivery groups as replaced for a rate.
+    rated,
     /// Events a peer was told it lost, for any reason but an upstream gap.
     gapped,
     /// Events the ring overwrote before this shard read them.
@@ -135,6 +143,8 @@ counters! {
     subscriptions,
     /// Gauge: delivery groups.
     groups,
+    /// Gauge: distinct conditions of filters.
+    conditions,
     /// Gauge: position in the ring up to which events were distributed.
     position,
 }

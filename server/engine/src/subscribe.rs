@@ -14,10 +14,12 @@ use tickcast_protocol::message::{Begin, Bracket, End, Policy};
 use tickcast_protocol::{Class, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic, TopicFilter};
 
 use crate::bind::BIND_BYTES_MAX;
+use crate::condition::Condition;
+use crate::event::Event;
 use crate::history::Recent;
-use crate::index::FilterId;
+use crate::index::{FilterId, InterestId, Rate};
 use crate::outbox::Outbox;
-use crate::peer::{Counts, PeerId, Subscription};
+use crate::peer::{PeerId, Subscription};
 use crate::shard::Shard;
 use crate::store::{EventRef, Store};
 
@@ -32,8 +34,28 @@ pub struct Subscribe {
     pub filter: TopicFilter,
     /// What comes before the live events.
     pub start: Start,
+    /// How it wants them.
+    pub delivery: Delivery,
+}
+
+/// How a subscription wants its events; may be changed in place.
+#[derive(Clone, Debug, Default)]
+pub struct Delivery {
     /// What a full outbox does. Critical streams are never lossy, whatever it says.
     pub policy: Policy,
+    /// Which events of its streams it wants, of every class; `None` for all.
+    pub condition: Option<Condition>,
+    /// The shortest time between two events of one key, in ns; zero for no bound. What comes earlier waits,
+    /// and is replaced by what comes after. Only of the class latest, and of ordered streams where the
+    /// policy says conflate.
+    pub interval: u64,
+}
+
+impl Delivery {
+    fn rate(&self) -> Option<Rate> {
+        let ordered = self.policy == Policy::CONFLATE;
+        (self.interval > 0).then_some(Rate { interval: self.interval, ordered })
+    }
 }
 
 /// Where a subscription starts.
@@ -117,11 +139,12 @@ struct Matched {
 impl Shard {
     /// Subscribes a peer. What it gets, in this order: the acknowledgement, the binds of all matching
     /// streams with the sequence each counts from, the snapshot or replay between begin and end, and
-    /// then live events. Subscribing twice with the same filter is success: the policy is the new one,
-    /// the id the old one.
+    /// then live events. Subscribing twice with the same filter and condition is success: policy and
+    /// interval are the new ones, the id the old one.
     ///
     /// A resume from a position that this shard has not reached, but another has, first distributes what is
-    /// in the ring. Streams that the peer gets already are in the snapshot but not in a replay.
+    /// in the ring. Streams that the peer gets already are in the snapshot but not in a replay. Snapshot and
+    /// replay hold what passes the condition; a replay says what did not.
     ///
     /// # Errors
     /// [`SubscribeError`]; nothing was queued.
@@ -132,10 +155,12 @@ impl Shard {
         acknowledge: impl FnOnce(&Subscribed) -> Option<Bytes>,
     ) -> Result<Subscribed, SubscribeError> {
         let index = self.live(peer)?;
-        let outbox = &self.peers.member(index).outbox;
-        let brackets_full = request.start != Start::Live && outbox.bracket_bytes() > BRACKET_BYTES_MAX;
-        if outbox.control_is_full(0) || outbox.bind_bytes() > BIND_BYTES_MAX || brackets_full {
-            return Err(SubscribeError::Busy);
+        if let Some(queue) = &self.peers.member(index).queue {
+            let outbox = &queue.outbox;
+            let brackets_full = request.start != Start::Live && outbox.bracket_bytes() > BRACKET_BYTES_MAX;
+            if outbox.control_is_full(0) || outbox.bind_bytes() > BIND_BYTES_MAX || brackets_full {
+                return Err(SubscribeError::Busy);
+            }
         }
         if let Start::Resume { epoch, positions } = &request.start {
             self.check_positions(*epoch, positions)?;
@@ -146,24 +171,29 @@ impl Shard {
         // What was queued just now may have been too much for the peer.
         self.live(peer)?;
 
-        let filter = self.index.intern(&request.filter);
-        let mut matched = self.matched(index, filter, &request.start);
-        let (subscription, already) = self.add_subscription(index, filter, request.policy);
+        let Subscribe { filter, start, delivery } = request;
+        let condition = delivery.condition.clone();
+        let interest = self.index.want(&filter, condition.as_ref(), delivery.rate());
+        let filter = self.index.wanted(interest).filter;
+        let mut matched = self.matched(index, filter, &start);
+        let (subscription, already) = self.add_subscription(index, interest, delivery.policy);
         let subscribed =
             Subscribed { subscription, epoch: self.epoch, streams: matched.len() as u32, already };
         if let Some(bytes) = acknowledge(&subscribed) {
-            self.peers.member(index).outbox.push_control(bytes);
+            self.peers.member(index).queue().outbox.push_control(bytes);
         }
         let binds: Vec<(StreamId, Sequence)> =
             matched.iter().map(|matched| (matched.stream, Sequence(matched.position + 1))).collect();
         self.push_binds(index, subscription, &binds);
-        match request.start {
+        let passes =
+            |event: &Event| condition.as_ref().is_none_or(|condition| condition.passes(event.attributes()));
+        match start {
             Start::Live => {}
             Start::Snapshot => {
                 let mut past = Vec::new();
                 for matched in &matched {
                     let stream = self.index.stream(matched.stream).expect("a matched stream is known");
-                    let events = stream.history.snapshot(&mut self.store);
+                    let events = stream.history.snapshot(passes, &mut self.store);
                     past.extend(events.into_iter().map(|event| (matched.stream, Recent::Event(event))));
                 }
                 self.push_bracket(index, subscription, Bracket::SNAPSHOT, past);
@@ -175,8 +205,8 @@ impl Shard {
                 let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
                 for matched in &matched {
                     let stream = known(matched.stream);
-                    let since =
-                        stream.history.since(matched.position, stream.head, &mut budget, &mut self.store);
+                    let (position, head) = (matched.position, stream.head);
+                    let since = stream.history.since(position, head, passes, &mut budget, &mut self.store);
                     if let Some(bound) = since.short {
                         self.stats.history_short(bound);
                     }
@@ -200,44 +230,43 @@ impl Shard {
         id: SubscriptionId,
         acknowledge: impl FnOnce(&Subscribed) -> Option<Bytes>,
     ) -> Result<Subscribed, SubscribeError> {
-        let index = self.live(peer)?;
+        let (index, at) = self.find_subscription(peer, id)?;
         let found = self.peers.member(index);
-        let at = found.subscriptions.iter().position(|subscription| subscription.id == id);
-        let at = at.ok_or(SubscribeError::UnknownSubscription)?;
-        if found.outbox.control_is_full(0) {
+        if found.queue.as_ref().is_some_and(|queue| queue.outbox.control_is_full(0)) {
             return Err(SubscribeError::Busy);
         }
-        let streams = self.index.streams_of(found.subscriptions[at].filter).len() as u32;
-        let old = found.group.expect("a subscriber is in a group");
-        self.spill_run(old);
-        let found = self.peers.member(index);
-        if found.is_over() {
-            return Err(SubscribeError::UnknownPeer);
-        }
-        found.subscriptions.remove(at);
-        self.regroup(index);
-        self.stats.subscriptions.set(self.stats.subscriptions.get() - 1);
+        let group = found.group.expect("a subscriber is in a group");
+        self.spill_run(group);
+        self.live(peer)?;
+        let (interest, filter) = self.interest_at(index, at);
+        let streams = self.index.streams_of(filter).len() as u32;
+        let mut interests = self.interests_of(index);
+        interests.remove(at);
+        self.regroup(index, interests, filter, |peer| drop(peer.subscriptions.remove(at)));
+        self.index.release(interest);
+        self.note_subscriptions(-1);
 
         let Self { peers, index: streams_index, store, .. } = self;
         let found = peers.member(index);
-        let mut outbox = std::mem::take(&mut found.outbox);
-        let waiting = outbox.events() as u64;
-        outbox.purge(id, |stream| !found.gets(stream, streams_index), store);
-        found.outbox = outbox;
-        let mut ledger = std::mem::take(&mut found.ledger);
-        ledger.retain(|stream| found.gets(stream, streams_index));
-        found.ledger = ledger;
-        self.queued = self.queued + found.outbox.events() as u64 - waiting;
+        let waiting = found.waiting();
+        if let Some(mut queue) = found.queue.take() {
+            let unwanted = |stream| !found.gets(stream, streams_index);
+            queue.outbox.purge(id, unwanted, store);
+            queue.ledger.retain(|stream| !unwanted(stream));
+            found.queue = Some(queue);
+        }
+        self.queued = self.queued + found.waiting() - waiting;
 
         let subscribed = Subscribed { subscription: id, epoch: self.epoch, streams, already: true };
         if let Some(bytes) = acknowledge(&subscribed) {
-            found.outbox.push_control(bytes);
+            found.queue().outbox.push_control(bytes);
         }
         self.mark_dirty(index);
         Ok(subscribed)
     }
 
-    /// Changes the policy of a subscription in place; what waits already is not touched.
+    /// Changes how a subscription wants its events, in place: its id, its positions and its account stay.
+    /// What waits already is not touched.
     ///
     /// # Errors
     /// [`SubscribeError`]; nothing has changed.
@@ -245,17 +274,43 @@ impl Shard {
         &mut self,
         peer: PeerId,
         id: SubscriptionId,
-        policy: Policy,
+        delivery: &Delivery,
     ) -> Result<Subscribed, SubscribeError> {
-        let index = self.live(peer)?;
-        let found = self.peers.member(index);
-        let subscription = found.subscriptions.iter_mut().find(|subscription| subscription.id == id);
-        let subscription = subscription.ok_or(SubscribeError::UnknownSubscription)?;
-        subscription.policy = policy;
-        let filter = subscription.filter;
-        found.forget_routes();
+        let (index, at) = self.find_subscription(peer, id)?;
+        let group = self.peers.member(index).group.expect("a subscriber is in a group");
+        self.spill_run(group);
+        self.live(peer)?;
+        let (_, filter) = self.interest_at(index, at);
+        let topics = self.index.filter(filter).clone();
+        let interest = self.index.want(&topics, delivery.condition.as_ref(), delivery.rate());
+        self.reconfigure(index, at, interest, delivery.policy);
         let streams = self.index.streams_of(filter).len() as u32;
         Ok(Subscribed { subscription: id, epoch: self.epoch, streams, already: true })
+    }
+
+    fn find_subscription(
+        &mut self,
+        peer: PeerId,
+        id: SubscriptionId,
+    ) -> Result<(u32, usize), SubscribeError> {
+        let index = self.live(peer)?;
+        let subscriptions = &self.peers.member(index).subscriptions;
+        let at = subscriptions.iter().position(|subscription| subscription.id == id);
+        at.map(|at| (index, at)).ok_or(SubscribeError::UnknownSubscription)
+    }
+
+    fn interest_at(&mut self, index: u32, at: usize) -> (InterestId, FilterId) {
+        let subscription = &self.peers.member(index).subscriptions[at];
+        (subscription.interest, subscription.filter)
+    }
+
+    fn interests_of(&mut self, index: u32) -> Vec<InterestId> {
+        self.peers.member(index).subscriptions.iter().map(|known| known.interest).collect()
+    }
+
+    fn note_subscriptions(&self, change: i64) {
+        self.stats.subscriptions.set(self.stats.subscriptions.get().wrapping_add_signed(change));
+        self.stats.conditions.set(self.index.conditions.len() as u64);
     }
 
     fn live(&mut self, peer: PeerId) -> Result<u32, SubscribeError> {
@@ -339,44 +394,78 @@ impl Shard {
         unknown.into_values().next().map_or(Ok(waits), Err)
     }
 
-    /// Enters the subscription and moves the peer to its new group. Says whether it was there already.
-    fn add_subscription(&mut self, index: u32, filter: FilterId, policy: Policy) -> (SubscriptionId, bool) {
-        let peer = self.peers.member(index);
-        if let Some(known) = peer.subscriptions.iter_mut().find(|known| known.filter == filter) {
-            known.policy = policy;
-            let id = known.id;
-            peer.forget_routes();
-            return (id, true);
+    /// Enters a subscription and moves the peer to its new group. Says whether it was there already: one
+    /// with the same filter and condition is the same.
+    fn add_subscription(
+        &mut self,
+        index: u32,
+        interest: InterestId,
+        policy: Policy,
+    ) -> (SubscriptionId, bool) {
+        let wanted = *self.index.wanted(interest);
+        let same = |known: &Subscription| {
+            let has = self.index.wanted(known.interest);
+            (has.filter, has.condition) == (wanted.filter, wanted.condition)
+        };
+        let known = self.peers.get(index).expect("attached").subscriptions.iter().position(same);
+        if let Some(at) = known {
+            self.reconfigure(index, at, interest, policy);
+            return (self.peers.member(index).subscriptions[at].id, true);
         }
+        let after = self.waiting_on(index, wanted.filter);
+        let peer = self.peers.member(index);
         peer.subscriptions_made += 1;
         let id = SubscriptionId(peer.subscriptions_made);
-        let (counts, counts_told) = (Counts::default(), Counts::default());
-        peer.subscriptions.push(Subscription { id, filter, policy, counts, counts_told });
-        self.stats.subscriptions.add(1);
-        self.regroup(index);
+        let mut interests = self.interests_of(index);
+        interests.push(interest);
+        let new = Subscription { after, ..Subscription::new(id, policy, interest, wanted.filter) };
+        self.regroup(index, interests, wanted.filter, |peer| {
+            if peer.subscriptions.is_empty() {
+                // Most peers have one.
+                peer.subscriptions.reserve_exact(1);
+            }
+            peer.subscriptions.push(new);
+        });
+        self.note_subscriptions(1);
         (id, false)
     }
 
-    /// Moves a peer to the group of its present filters. The run of its old group must be spilled.
-    fn regroup(&mut self, index: u32) {
-        let peer = self.peers.member(index);
-        peer.forget_routes();
-        let (format, old) = (peer.format, peer.group);
-        let mut filters: Vec<FilterId> = peer.subscriptions.iter().map(|known| known.filter).collect();
-        filters.sort_unstable();
-        let new = (!filters.is_empty()).then(|| {
-            // Its members have events in a run that this one must not get.
-            if let Some(group) = self.index.find_group(format, &filters) {
-                self.spill_run(group);
-            }
-            self.index.join(index, format, filters)
-        });
-        // Joined before left, so that filters the two have in common stay interned.
-        if let Some(old) = old {
-            self.index.leave(index, old);
+    /// Gives the subscription at `at` another interest in the same topics, and another policy.
+    fn reconfigure(&mut self, index: u32, at: usize, interest: InterestId, policy: Policy) {
+        let (old, filter) = self.interest_at(index, at);
+        if old == interest {
+            let peer = self.peers.member(index);
+            peer.subscriptions[at].policy = policy;
+            peer.forget_routes();
+        } else {
+            let mut interests = self.interests_of(index);
+            interests[at] = interest;
+            self.regroup(index, interests, filter, |peer| {
+                peer.subscriptions[at].policy = policy;
+                peer.subscriptions[at].interest = interest;
+            });
         }
-        self.peers.member(index).group = new;
-        self.stats.groups.set(self.index.groups_len() as u64);
+        self.index.release(old);
+        self.note_subscriptions(0);
+    }
+
+    /// Streams of `filter` of which something waits for the peer already, with their heads: a new subscription
+    /// counts from there, though what waits may be lost later.
+    fn waiting_on(
+        &mut self,
+        index: u32,
+        filter: FilterId,
+    ) -> Option<Box<HashMap<StreamId, u64, RandomState>>> {
+        let Self { peers, index: streams, .. } = self;
+        let queue = peers.member(index).queue.as_ref().filter(|queue| queue.outbox.has_data())?;
+        let mut after: HashMap<StreamId, u64, RandomState> = HashMap::default();
+        for stream in queue.outbox.streams() {
+            let Some(known) = streams.stream(stream) else { continue };
+            if known.filters.contains(&filter) {
+                after.insert(stream, known.head);
+            }
+        }
+        (!after.is_empty()).then(|| Box::new(after))
     }
 
     /// The streams a filter matches, and from where they count for a peer that is about to subscribe.
@@ -427,29 +516,34 @@ impl Shard {
                 outbox.push_word(subscription, stream, bytes);
             }
         };
-        let waiting = peer.outbox.events();
-        word(&mut peer.outbox, Message::Begin(Begin { subscription: subscription.0, bracket, events }), None);
+        let waiting = peer.waiting();
+        let outbox = &mut peer.queue.get_or_insert_default().outbox;
+        word(outbox, Message::Begin(Begin { subscription: subscription.0, bracket, events }), None);
         let mut losses = Vec::new();
         for (stream, entry) in past {
             match entry {
                 Recent::Event(event) => match framed_len(&event, store) {
                     Some(size) => {
                         let replay = bracket == Bracket::REPLAY;
-                        peer.outbox.push_bracket(subscription, event, replay, size, store);
+                        outbox.push_bracket(subscription, event, replay, size, store);
                     }
                     None => store.release(event),
                 },
                 Recent::Gap(loss) => {
                     let notice = loss.notice(subscription, stream);
-                    word(&mut peer.outbox, Message::Notice(notice), Some(stream));
+                    word(outbox, Message::Notice(notice), Some(stream));
                     losses.push((stream, loss));
                 }
             }
         }
-        word(&mut peer.outbox, Message::End(End { subscription: subscription.0, bracket }), None);
-        *queued = *queued + peer.outbox.events() as u64 - waiting as u64;
+        word(outbox, Message::End(End { subscription: subscription.0, bracket }), None);
+        *queued = *queued + peer.waiting() - waiting;
         for (stream, loss) in losses {
             self.count_loss(index, stream, &loss);
+            // Of what lies before the live events, no sum of the group's knows.
+            let subscriptions = &mut self.peers.member(index).subscriptions;
+            let its = subscriptions.iter_mut().find(|known| known.id == subscription);
+            its.expect("just subscribed").own.filtered += loss.filtered;
         }
     }
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use tickcast_engine::{
-    BIND_BYTES_MAX, CONTROL_BYTES_MAX, Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify,
-    PeerId, PeerIo, PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError, Subscribed,
-    Written, binary_message,
+    BIND_BYTES_MAX, CONTROL_BYTES_MAX, Delivery, Engine, EngineConfig, Event, Flushed, Format, Incoming,
+    Notify, PeerId, PeerIo, PublishError, Render, SendError, Shard, Start, Subscribe, SubscribeError,
+    Subscribed, Written, binary_message,
 };
 use tickcast_protocol::frame::{Frame, Frames};
 use tickcast_protocol::message::{Policy, Pong};
@@ -165,7 +165,7 @@ impl Bench {
 
     fn run(&mut self) {
         loop {
-            let turn = self.shard.turn();
+            let turn = self.shard.turn(0);
             self.shard.flush(&mut self.net);
             if !turn.remaining {
                 break;
@@ -175,7 +175,7 @@ impl Bench {
 
     fn ask(&mut self, peer: PeerId, filter: &str, start: Start) -> Result<Subscribed, SubscribeError> {
         let request =
-            Subscribe { filter: TopicFilter::parse(filter).unwrap(), start, policy: Policy::DEFAULT };
+            Subscribe { filter: TopicFilter::parse(filter).unwrap(), start, delivery: Delivery::default() };
         let result = self.shard.subscribe(peer, request, |_| Some(pong(0)));
         self.shard.flush(&mut self.net);
         result
@@ -480,7 +480,7 @@ fn lapped_shard_says_so_and_repairs_last_values() {
     bench.net.heard(peer);
     bench.publish("market_data.Q", 2);
     bench.publish("market_data.A", 9);
-    let turn = bench.shard.turn();
+    let turn = bench.shard.turn(0);
     assert!(turn.lapped > 0 && turn.remaining);
     bench.run();
     // Q was born and silent since: found in the shared records. A goes on in the ring.
@@ -533,12 +533,16 @@ fn farewell_follows_the_frame_that_was_begun() {
     assert!(bench.shard.is_idle(peer));
 }
 
+fn policy(policy: Policy) -> Delivery {
+    Delivery { policy, ..Delivery::default() }
+}
+
 #[test]
 fn policy_can_be_changed_in_place() {
     let mut bench = Bench::new(|config| config.outbox_events = 1);
     let peer = bench.subscribed("market_data.A");
-    bench.shard.configure(peer, SubscriptionId(1), Policy::DISCONNECT).unwrap();
-    let unknown = bench.shard.configure(peer, SubscriptionId(2), Policy::CONFLATE);
+    bench.shard.configure(peer, SubscriptionId(1), &policy(Policy::DISCONNECT)).unwrap();
+    let unknown = bench.shard.configure(peer, SubscriptionId(2), &policy(Policy::CONFLATE));
     assert_eq!(unknown, Err(SubscribeError::UnknownSubscription));
     bench.net.close_socket(peer);
     bench.publish("market_data.A", 3);
@@ -604,7 +608,7 @@ fn births_close_only_a_peer_that_does_not_read() {
     };
     // More than a megabyte of binds, in one turn; of skips, so that no run ends it sooner.
     give_birth(&bench, 0);
-    let _ = bench.shard.turn();
+    let _ = bench.shard.turn(0);
     assert!(bench.shard.peer_status(reader).unwrap().queued_bytes > BIND_BYTES_MAX);
     bench.net.close_socket(stuck);
     bench.shard.flush(&mut bench.net);
@@ -673,7 +677,7 @@ fn json_peers_share_one_rendering_and_their_own_words() {
         let request = Subscribe {
             filter: TopicFilter::parse("public_trade.A").unwrap(),
             start: Start::Live,
-            policy: Policy::DEFAULT,
+            delivery: Delivery::default(),
         };
         bench.shard.subscribe(*peer, request, |_| Some(Bytes::from_static(b"[ok]"))).unwrap();
     }
@@ -770,7 +774,7 @@ fn subscribing_between_turn_and_flush_gets_only_what_follows() {
     let mut bench = Bench::new(|_| {});
     let first = bench.subscribed("market_data.A");
     bench.publish("market_data.A", 2);
-    let _ = bench.shard.turn();
+    let _ = bench.shard.turn(0);
     let second = bench.subscribed("market_data.A");
     bench.publish("market_data.A", 1);
     bench.run();
@@ -821,7 +825,7 @@ fn run_past_its_bound_is_written_out_within_the_batch() {
             Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload: &payload };
         bench.engine.publish(incoming, 1).unwrap();
     }
-    let turn = bench.shard.turn();
+    let turn = bench.shard.turn(0);
     assert_eq!((turn.drained, turn.remaining), (2, true));
     bench.shard.flush(&mut bench.net);
     bench.run();

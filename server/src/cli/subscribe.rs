@@ -7,14 +7,19 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use clap::Args;
-use tickcast_client::{Client, ClientEvent, ClientOptions, ClientState, Data, SubscribeOptions, text};
+use tickcast_client::{
+    Client, ClientEvent, ClientOptions, ClientState, Data, GapReason, SubscribeOptions, text,
+};
 use tickcast_compat::Stamp;
 use tickcast_compat::native::native_encode;
-use tickcast_protocol::message::Start;
+use tickcast_protocol::Predicate;
+use tickcast_protocol::message::{Policy, Start};
+use tickcast_protocol::predicate::PredicateError;
 use tokio::time::{Instant, interval, sleep_until};
 
 use super::{Connect, EXIT_CONNECT, EXIT_FAILURE, EXIT_INTERRUPTED, block_on};
 use crate::config::parse_duration;
+use crate::session::binary::MAX_HZ;
 
 /// Rows of the table that `--stats` prints.
 const ROWS_MAX: usize = 30;
@@ -28,6 +33,18 @@ const BATCH: usize = 256;
 pub(super) struct Sub {
     /// Topic or pattern, such as market_data.BTC-USD, market_data.*, risk_alert.** or **
     pattern: String,
+    /// Only events that pass this condition, such as 'price>100 and venue=binance'
+    #[arg(long, value_name = "PREDICATE", value_parser = parse_predicate)]
+    filter: Option<Predicate>,
+    /// Only these symbols, separated by commas; together with --filter, both must hold
+    #[arg(long, value_name = "SYMBOLS", value_delimiter = ',')]
+    symbols: Vec<String>,
+    /// At most this many events a second of each key, 0.01 to 1000
+    #[arg(long, value_name = "HZ", value_parser = parse_rate)]
+    max_hz: Option<f64>,
+    /// What the server does when we read too slowly
+    #[arg(long, value_name = "POLICY", value_parser = parse_policy, default_value = "default")]
+    policy: Policy,
     #[command(flatten)]
     connect: Connect,
     /// Print native JSON, a line for each message
@@ -88,7 +105,15 @@ impl Sub {
             }
         };
         let start = if self.snapshot { Start::SNAPSHOT } else { Start::LIVE };
-        let options = SubscribeOptions { start, ..SubscribeOptions::default() };
+        let predicate = match self.predicate() {
+            Ok(predicate) => predicate,
+            Err(error) => {
+                eprintln!("error: --symbols with --filter: {error}");
+                return EXIT_FAILURE;
+            }
+        };
+        let (policy, max_hz) = (self.policy, self.max_hz.unwrap_or(0.0));
+        let options = SubscribeOptions { start, policy, predicate, max_hz, ..SubscribeOptions::default() };
         let mut subscription = match client.subscribe(&self.pattern, options).await {
             Ok(subscription) => subscription,
             Err(error) => {
@@ -153,9 +178,21 @@ impl Sub {
                 _ = tokio::signal::ctrl_c() => break EXIT_INTERRUPTED,
             }
         };
-        seen.print_summary();
+        let filtered = subscription.accounts().iter().map(|(.., account)| account.filtered).sum();
+        seen.print_summary(filtered);
         client.close(Duration::from_millis(500)).await;
         code
+    }
+
+    /// The condition that --filter and --symbols make together.
+    fn predicate(&self) -> Result<Option<Predicate>, PredicateError> {
+        if self.symbols.is_empty() {
+            return Ok(self.filter.clone());
+        }
+        let quoted: Vec<String> = self.symbols.iter().map(|symbol| quote(symbol)).collect();
+        let symbols = format!("symbol in ({})", quoted.join(", "));
+        let both = self.filter.as_ref().map(|filter| format!("({filter}) and {symbols}"));
+        Predicate::parse(&both.unwrap_or(symbols)).map(Some)
     }
 
     /// Prints a batch; true when enough was printed.
@@ -186,7 +223,8 @@ impl Sub {
                     let row = seen.rows.entry(gap.topic.to_string()).or_default();
                     row.gapped += gap.gapped;
                     row.conflated += gap.conflated;
-                    if !self.stats {
+                    // What was asked for is no news.
+                    if !self.stats && gap.reason != GapReason::Rate {
                         eprintln!("gap: {gap}");
                     }
                 }
@@ -210,6 +248,31 @@ impl Sub {
         out.flush()?;
         Ok(false)
     }
+}
+
+/// A text as a predicate quotes it.
+fn quote(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn parse_predicate(text: &str) -> Result<Predicate, String> {
+    Predicate::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let hz: f64 = text.parse().map_err(|_| "a number is wanted, such as 10 or 0.5".to_owned())?;
+    if MAX_HZ.contains(&hz) {
+        Ok(hz)
+    } else {
+        Err(format!("{} to {} is allowed", MAX_HZ.start(), MAX_HZ.end()))
+    }
+}
+
+fn parse_policy(text: &str) -> Result<Policy, String> {
+    let known = Policy::NAMES.members.iter().find(|(_, name)| *name == text);
+    known
+        .map(|(number, _)| Policy(*number))
+        .ok_or_else(|| format!("{} is allowed", Policy::NAMES.names.join(", ")))
 }
 
 /// One message as native JSON, with a line break.
@@ -283,7 +346,7 @@ impl Seen {
         let _ = io::stdout().write_all(table.as_bytes());
     }
 
-    fn print_summary(&mut self) {
+    fn print_summary(&mut self, filtered: u64) {
         let seconds = self.began.elapsed().as_secs_f64();
         self.ages.sort_unstable();
         let percentile = |share: f64| {
@@ -291,7 +354,7 @@ impl Seen {
             self.ages.get(at.min(self.ages.len().saturating_sub(1))).map_or(0.0, |ns| *ns as f64 / 1e6)
         };
         eprintln!(
-            "{} messages in {seconds:.1} s ({:.0}/s) · {} lost · {} conflated · age p50 {:.2} ms p99 {:.2} ms",
+            "{} messages in {seconds:.1} s ({:.0}/s) · {} lost · {} conflated · {filtered} filtered · age p50 {:.2} ms p99 {:.2} ms",
             self.received,
             self.received as f64 / seconds.max(0.001),
             self.gapped,

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
-use tickcast_engine::{Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
+use tickcast_engine::{Condition, Delivery, Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Policy, Reason};
-use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId, TopicFilter};
+use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Reason};
+use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
 use tokio::net::TcpStream;
 use tokio::task;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -301,7 +301,8 @@ impl Connection {
 
     /// Writes what waits, unless the socket is known to be full.
     fn flush(&mut self) -> Result<(), End> {
-        if self.link.blocked.get() {
+        // Who is to be closed is not waited for.
+        if self.link.blocked.get() && !self.cell.shard.borrow().is_closing(self.peer) {
             return Ok(());
         }
         let flushed =
@@ -536,15 +537,19 @@ impl Desk for PeerDesk<'_> {
     fn configure(
         &mut self,
         subscription: SubscriptionId,
-        policy: Policy,
+        delivery: &Delivery,
         acknowledge: Acknowledge<'_>,
     ) -> bool {
-        let configured = self.cell.shard.borrow_mut().configure(self.peer, subscription, policy);
+        let configured = self.cell.shard.borrow_mut().configure(self.peer, subscription, delivery);
         let Ok(updated) = configured else { return false };
         if let Some(bytes) = acknowledge(&updated) {
             self.say(bytes);
         }
         true
+    }
+
+    fn condition(&self, predicate: Predicate) -> Condition {
+        self.cell.shared.ingest.condition(predicate)
     }
 
     fn set_format(&mut self, format: Format) {

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{LocalOptions, LocalRuntime};
 use tokio::sync::{Notify as TokioNotify, mpsc};
 use tokio::task;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::connection::Connection;
 use super::link::Link;
@@ -117,6 +117,8 @@ pub struct Cell {
     /// Connections whose tasks have not ended.
     alive: StdCell<usize>,
     bell: Arc<Bell>,
+    /// Where the time of turns begins.
+    pub began: Instant,
 }
 
 /// The sockets of one shard, by peer.
@@ -301,6 +303,7 @@ fn run(
         leave_by: StdCell::new(None),
         alive: StdCell::new(0),
         bell: bell.clone(),
+        began: Instant::now(),
     });
     runtime.block_on(drive(cell, commands, connections, latency));
 }
@@ -334,8 +337,13 @@ async fn drive(
             task::yield_now().await;
             continue;
         }
+        let due = cell.shard.borrow().next_due();
         let command = tokio::select! {
             () = cell.bell.0.notified() => continue,
+            () = until(cell.began, due), if due.is_some() => {
+                cell.shard.borrow().stay_awake();
+                continue;
+            }
             command = commands.recv() => command,
         };
         cell.shard.borrow().stay_awake();
@@ -395,10 +403,21 @@ impl Drop for Served {
     }
 }
 
+/// Sleeps until something is due that waits for its rate.
+async fn until(began: Instant, due: Option<u64>) {
+    sleep_until(began + Duration::from_nanos(due.unwrap_or(0))).await;
+}
+
+fn elapsed(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// One turn and its writes; true when the ring may have more.
 fn turn(cell: &Cell, latency: &Latency) -> bool {
     let mut shard = cell.shard.borrow_mut();
-    let turn = shard.turn();
+    // One clock read a turn, and only while a subscription has a rate.
+    let now = if shard.keeps_time() { elapsed(cell.began) } else { 0 };
+    let turn = shard.turn(now);
     let mut sockets = cell.sockets.borrow_mut();
     shard.flush(&mut *sockets);
     while let Some((peer, _)) = shard.next_closing() {

@@ -5,24 +5,32 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
-use tickcast_engine::{Format, Start, Subscribe, SubscribeError, Subscribed};
+use tickcast_engine::{Delivery, Format, Start, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::codec::LZ4_BIT;
 use tickcast_protocol::field::{Timestamp, Value};
 use tickcast_protocol::frame::{Frame, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
     self, Acknowledge, Class, Durability, Message, Policy, PublishStatus, Role, SubscriptionStatus, View,
 };
-use tickcast_protocol::{DecodeError, Epoch, ErrorCode, Sequence, SubscriptionId, Topic, TopicFilter, frame};
+use tickcast_protocol::{
+    DecodeError, Epoch, ErrorCode, Predicate, Sequence, SubscriptionId, Topic, TopicFilter, frame,
+};
 
 use super::{Desk, NAME_BYTES_MAX, Strikes, Terms};
 use crate::ingest::{Refusal, Wishes};
 use crate::net::websocket::{self, CloseReason};
+
+/// Events a second that a subscription may be bounded to.
+pub const MAX_HZ: std::ops::RangeInclusive<f64> = 0.01..=1_000.0;
 
 /// A protocol message as a whole WebSocket message.
 #[must_use]
 pub fn framed(message: &Message) -> Bytes {
     websocket::message(OpCode::Binary, &frame::encode(message))
 }
+
+/// What a subscription is for.
+type Asked = (TopicFilter, Option<Predicate>);
 
 /// The state of a binary connection.
 #[derive(Debug)]
@@ -34,8 +42,8 @@ pub struct BinarySession {
     /// `None` until hello.
     role: Option<Role>,
     epoch: Epoch,
-    /// Those of the engine, ascending by id: a filter that is there already takes no room.
-    subscriptions: Vec<(SubscriptionId, TopicFilter)>,
+    /// Those of the engine, ascending by id: what is there already takes no room.
+    subscriptions: Vec<(SubscriptionId, Asked)>,
 }
 
 /// A `publish` frame, waiting for the data frame it is about.
@@ -45,6 +53,13 @@ struct Pending {
     durability: Durability,
     /// It was refused already: its data frame is dropped with it.
     refused: bool,
+}
+
+/// How a subscription wants its events, as a peer says it.
+struct Wanted {
+    policy: Policy,
+    predicate: String,
+    max_hz: f64,
 }
 
 /// A request that was refused: what to tell, and whether it counts as malformed.
@@ -309,7 +324,8 @@ impl BinarySession {
                         ));
                     }
                 };
-                self.subscribe(subscribe.request, &subscribe.filter, start, subscribe.policy, desk)
+                let message::Subscribe { request, filter, policy, predicate, max_hz, .. } = subscribe;
+                self.subscribe(request, &filter, start, &Wanted { policy, predicate, max_hz }, desk)
             }
             Message::Resume(resume) => {
                 let mut positions = Vec::with_capacity(resume.positions.len());
@@ -335,7 +351,8 @@ impl BinarySession {
                     positions.push((topic, class, Sequence(position.sequence)));
                 }
                 let start = Start::Resume { epoch: Epoch(resume.epoch), positions };
-                self.subscribe(resume.request, &resume.filter, start, resume.policy, desk)
+                let message::Resume { request, filter, policy, predicate, max_hz, .. } = resume;
+                self.subscribe(request, &filter, start, &Wanted { policy, predicate, max_hz }, desk)
             }
             Message::Unsubscribe(unsubscribe) => {
                 let id = SubscriptionId(unsubscribe.subscription);
@@ -347,13 +364,17 @@ impl BinarySession {
                 Err(not_subscribed(unsubscribe.request, unsubscribe.subscription))
             }
             Message::Configure(configure) => {
-                known_policy(configure.request, configure.policy)?;
-                let id = SubscriptionId(configure.subscription);
-                let mut ack = acknowledgement(configure.request, SubscriptionStatus::UPDATED);
-                if desk.configure(id, configure.policy, &mut ack) {
+                let message::Configure { request, subscription, policy, predicate, max_hz } = configure;
+                let (delivery, predicate) = Wanted { policy, predicate, max_hz }.checked(request, desk)?;
+                let id = SubscriptionId(subscription);
+                let mut ack = acknowledgement(request, SubscriptionStatus::UPDATED);
+                if desk.configure(id, &delivery, &mut ack) {
+                    if let Ok(at) = self.subscriptions.binary_search_by_key(&id, |(known, _)| *known) {
+                        self.subscriptions[at].1.1 = predicate;
+                    }
                     return Ok(());
                 }
-                Err(not_subscribed(configure.request, configure.subscription))
+                Err(not_subscribed(request, subscription))
             }
             Message::Ping(ping) => {
                 desk.say(framed(&Message::Pong(message::Pong {
@@ -387,20 +408,21 @@ impl BinarySession {
         request: u64,
         filter: &str,
         start: Start,
-        policy: Policy,
+        wanted: &Wanted,
         desk: &mut dyn Desk,
     ) -> Result<(), Rejection> {
         if self.role == Some(Role::PUBLISHER) {
             let text = "this peer said hello as publisher; say hello as subscriber or both to subscribe";
             return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
         }
-        known_policy(request, policy)?;
+        let (delivery, predicate) = wanted.checked(request, desk)?;
         let filter = TopicFilter::parse(filter).map_err(|error| {
             Rejection::new(request, ErrorCode::InvalidFilter, "filter", error.to_string())
         })?;
         let used = self.subscriptions.len();
+        let asked = (filter, predicate);
         if used >= self.terms.subscriptions_max
-            && !self.subscriptions.iter().any(|(_, known)| *known == filter)
+            && !self.subscriptions.iter().any(|(_, known)| *known == asked)
         {
             desk.count_limit("limits.subscriptions");
             let text = format!(
@@ -409,17 +431,17 @@ impl BinarySession {
             );
             return Err(Rejection::new(request, ErrorCode::SubscriptionLimit, "filter", text));
         }
-        desk.may_subscribe(&filter)
+        desk.may_subscribe(&asked.0)
             .map_err(|denied| Rejection::new(request, ErrorCode::Forbidden, "filter", denied.message))?;
         let mut ack = acknowledgement(request, SubscriptionStatus::SUBSCRIBED);
-        match desk.subscribe(Subscribe { filter: filter.clone(), start, policy }, &mut ack) {
+        match desk.subscribe(Subscribe { filter: asked.0.clone(), start, delivery }, &mut ack) {
             Ok(subscribed) => {
                 // Subscribing twice is success, and still one subscription.
                 let id = subscribed.subscription;
                 if let Err(at) = self.subscriptions.binary_search_by_key(&id, |(known, _)| *known) {
                     // Most peers have one, and there are many peers.
                     self.subscriptions.reserve_exact(usize::from(self.subscriptions.is_empty()));
-                    self.subscriptions.insert(at, (id, filter));
+                    self.subscriptions.insert(at, (id, asked));
                 }
                 Ok(())
             }
@@ -445,6 +467,32 @@ fn request_of(message: View<'_>) -> u64 {
 fn without_data(request: u64) -> Rejection {
     let text = "`publish` must be followed by a data frame in the same WebSocket message";
     Rejection::new(request, ErrorCode::BadRequest, "", text)
+}
+
+impl Wanted {
+    /// What the engine makes of it, and the predicate.
+    fn checked(&self, request: u64, desk: &dyn Desk) -> Result<(Delivery, Option<Predicate>), Rejection> {
+        known_policy(request, self.policy)?;
+        let predicate =
+            match self.predicate.as_str() {
+                "" => None,
+                text => Some(Predicate::parse(text).map_err(|error| {
+                    Rejection::new(request, error.code(), error.field(), error.to_string())
+                })?),
+            };
+        let interval = match self.max_hz {
+            0.0 => 0,
+            hz if MAX_HZ.contains(&hz) => (1e9 / hz).round() as u64,
+            other => {
+                let (least, most) = (MAX_HZ.start(), MAX_HZ.end());
+                let text =
+                    format!("field `max_hz` is {other}, allowed is {least} to {most}, or 0 for no bound");
+                return Err(Rejection::new(request, ErrorCode::InvalidField, "max_hz", text));
+            }
+        };
+        let condition = predicate.clone().map(|predicate| desk.condition(predicate));
+        Ok((Delivery { policy: self.policy, condition, interval }, predicate))
+    }
 }
 
 fn known_policy(request: u64, policy: Policy) -> Result<(), Rejection> {

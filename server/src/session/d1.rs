@@ -12,8 +12,7 @@ use tickcast_compat::d1::{
     Pong, SubscriptionAck,
 };
 use tickcast_compat::parse::{JsonReason, Limits, parse};
-use tickcast_engine::{Format, Start, Subscribe};
-use tickcast_protocol::message::Policy;
+use tickcast_engine::{Delivery, Format, Start, Subscribe};
 use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter};
 
 use super::{Desk, Strikes, Terms};
@@ -268,7 +267,7 @@ impl D1Session {
                     field: String::new(),
                 });
             }
-            let request = Subscribe { filter, start: start.clone(), policy: Policy::DEFAULT };
+            let request = Subscribe { filter, start: start.clone(), delivery: Delivery::default() };
             match desk.subscribe(request, &mut |_| None) {
                 Ok(subscribed) => {
                     self.held += usize::from(!subscribed.already);

@@ -8,10 +8,10 @@ pub mod binary;
 pub mod d1;
 
 use bytes::Bytes;
-use tickcast_engine::{Format, Subscribe, SubscribeError, Subscribed};
+use tickcast_engine::{Condition, Delivery, Format, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::{Durability, Policy};
-use tickcast_protocol::{CloseCode, ErrorCode, SubscriptionId, TopicFilter};
+use tickcast_protocol::message::Durability;
+use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
 
 use crate::auth::Denied;
 use crate::ingest::{Accepted, Refusal, Wishes};
@@ -36,13 +36,15 @@ pub trait Desk {
     ) -> Result<Subscribed, SubscribeError>;
     /// Ends a subscription; false when there is none with this id.
     fn unsubscribe(&mut self, subscription: SubscriptionId, acknowledge: Acknowledge<'_>) -> bool;
-    /// Changes a subscription's policy; false when there is none with this id.
+    /// Changes how a subscription wants its events; false when there is none with this id.
     fn configure(
         &mut self,
         subscription: SubscriptionId,
-        policy: Policy,
+        delivery: &Delivery,
         acknowledge: Acknowledge<'_>,
     ) -> bool;
+    /// Makes a predicate ready to be asked.
+    fn condition(&self, predicate: Predicate) -> Condition;
     /// Changes the form events take for this peer. Only while it has no subscription.
     fn set_format(&mut self, format: Format);
     /// Publishes a frame.

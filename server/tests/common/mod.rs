@@ -271,6 +271,8 @@ impl Raw {
             filter: filter.into(),
             start,
             policy: Policy::DEFAULT,
+            predicate: String::new(),
+            max_hz: 0.0,
         }));
     }
 

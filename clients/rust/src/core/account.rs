@@ -65,7 +65,7 @@ impl Told {
         self.conflated.saturating_add(self.gapped).saturating_add(self.filtered)
     }
 
-    fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.conflated = self.conflated.saturating_add(other.conflated);
         self.gapped = self.gapped.saturating_add(other.gapped);
         self.filtered = self.filtered.saturating_add(other.filtered);
@@ -165,6 +165,8 @@ impl Track {
             return None;
         }
         self.head = self.head.max(through);
+        // Told to many at once: what this one knows already lies in front, and was filtered.
+        told.filtered = told.filtered.saturating_sub(self.next.saturating_sub(from));
         let from = from.max(self.next);
         if from > through {
             return None;
@@ -183,6 +185,12 @@ impl Track {
             self.credit_through = self.credit_through.max(through);
         }
         Some((from, told))
+    }
+
+    /// All up to `through` that neither came nor was told of was left out by filters.
+    pub(crate) fn settle(&mut self, through: u64) {
+        let filtered = through.saturating_add(1).saturating_sub(self.next);
+        self.told(self.next, through, Told { filtered, ..Told::default() });
     }
 
     /// The server counts from `next_sequence` on: what lies before is lost. Returns the first sequence
@@ -311,6 +319,22 @@ mod tests {
         assert_eq!(track.account().pending(), 2);
         track.told(2, 3, Told { filtered: 2, ..Told::default() });
         assert!(track.account().balances() && !track.is_behind());
+    }
+
+    #[test]
+    fn what_many_are_told_is_clipped_to_what_this_one_lacks() {
+        let mut track = track(5);
+        let told = |conflated, filtered| Told { conflated, filtered, gapped: 0 };
+        assert_eq!(track.told(1, 7, told(0, 7)), Some((5, told(0, 3))));
+        assert_eq!(track.told(1, 7, told(0, 7)), None);
+        assert_eq!(track.told(1, 9, told(1, 8)), Some((8, told(1, 1))));
+        assert_eq!(track.arrive(10), Arrival::New { unexplained: 0 });
+        track.settle(12);
+        track.settle(11);
+        let account = track.account();
+        assert_eq!((account.received, account.conflated, account.filtered), (1, 1, 6));
+        assert!(account.balances());
+        assert_eq!(track.arrive(14), Arrival::New { unexplained: 1 });
     }
 
     proptest! {

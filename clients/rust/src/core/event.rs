@@ -116,6 +116,11 @@ pub enum ClientEvent {
         /// How long to stay away, in ms.
         reconnect_in_ms: u32,
     },
+    /// The server is about to close the connection, and says why; the close follows.
+    Closing {
+        /// Why.
+        reason: GapReason,
+    },
     /// The server broke the protocol.
     Violation(Violation),
 }
@@ -139,6 +144,7 @@ impl ClientEvent {
             | Self::Published { .. }
             | Self::Pong { .. }
             | Self::Draining { .. }
+            | Self::Closing { .. }
             | Self::Violation(_) => None,
         }
     }
@@ -302,6 +308,8 @@ pub enum GapReason {
     Rate,
     /// The server drained.
     Drain,
+    /// Together with events that passed no filter, which are no loss.
+    Filter,
     /// The connection was away in between.
     Reconnect,
     /// The server's history began anew: sequences before and after cannot be compared.
@@ -321,6 +329,7 @@ impl GapReason {
             Reason::HISTORY_GONE => Self::HistoryGone,
             Reason::RATE => Self::Rate,
             Reason::DRAIN => Self::Drain,
+            Reason::FILTER => Self::Filter,
             Reason(other) => Self::Other(other),
         }
     }
@@ -335,6 +344,7 @@ impl GapReason {
             Self::HistoryGone => "history_gone",
             Self::Rate => "rate",
             Self::Drain => "drain",
+            Self::Filter => "filter",
             Self::Reconnect => "reconnect",
             Self::EpochChanged => "epoch_changed",
             Self::Unexplained => "unexplained",
@@ -531,6 +541,17 @@ pub enum Violation {
         stream: u32,
         /// Its topic, as sent.
         topic: String,
+    },
+    /// The server's sums of what a subscription missed, when nothing waited, are not ours: one of the two is
+    /// wrong. Conflated, gapped, filtered.
+    #[error("the server says {told:?} events were conflated, gapped and filtered, we counted {counted:?}")]
+    Sums {
+        /// The subscription.
+        subscription: SubscriptionKey,
+        /// What the server says.
+        told: [u64; 3],
+        /// What we counted.
+        counted: [u64; 3],
     },
     /// More streams than this client keeps track of. Their frames are skipped and counted.
     #[error("more than {0} streams are bound; `streams_max` bounds them")]

@@ -242,6 +242,10 @@ impl Core {
                 self.events.push_back(ClientEvent::Draining { reconnect_in_ms });
                 self.tell_state(ClientState::Draining, None, true, None);
             }
+            NoticeKind::CLOSING => {
+                let reason = GapReason::of(notice.reason);
+                self.events.push_back(ClientEvent::Closing { reason });
+            }
             NoticeKind::LOSS | NoticeKind::COUNTS | NoticeKind::UPSTREAM_GAP => self.on_loss(notice, now),
             _ => self.stats.ignored += 1,
         }
@@ -249,8 +253,7 @@ impl Core {
 
     fn on_loss(&mut self, notice: &Notice, now: u64) {
         if notice.kind == NoticeKind::COUNTS && notice.stream == 0 {
-            // Sums over a subscription: a server's own account, which ours does not need.
-            return;
+            return self.compare(notice);
         }
         let Known::Stream(index) = self.streams.known(notice.stream) else {
             self.stats.ignored += 1;
@@ -264,11 +267,11 @@ impl Core {
         let connection = self.stats.connections;
         let mut stale = false;
         for track in &mut stream.tracks {
-            // A stream flows once a connection, so what is lost of it is lost for all who follow it; only
-            // what a filter left out is one subscription's own.
-            let own = notice.subscription != 0 && track.server_id != notice.subscription;
-            let later = track.bound_on != connection && notice.from > track.next();
-            if (own && notice.filtered > 0) || later {
+            // A stream flows once a connection, so what is missing of it is missing for all who follow it:
+            // what one filter leaves out, another one may let pass. Who is still being asked for only follows
+            // when nothing lies between, and what was filtered was not by its own filter.
+            let later = notice.from > track.next() || notice.filtered > 0;
+            if track.bound_on != connection && later {
                 continue;
             }
             let said = Told { conflated: notice.conflated, gapped: notice.gapped, filtered: notice.filtered };
@@ -306,12 +309,44 @@ impl Core {
         }
     }
 
+    /// The server's sums of what a subscription did not get, told when nothing waits: ours must be the same.
+    fn compare(&mut self, notice: &Notice) {
+        let connection = self.stats.connections;
+        for key in self.by_server_id.get(&notice.subscription).cloned().unwrap_or_default() {
+            let Some(subscription) = self.subscriptions.get(&key) else { continue };
+            let shared = self.by_server_id.get(&notice.subscription).is_some_and(|keys| keys.len() > 1);
+            if !subscription.comparable || shared || !self.streams.is_alone(key, connection) {
+                continue;
+            }
+            self.stats.compared += 1;
+            let (ours, before) = (self.streams.told(key), subscription.uncounted);
+            let ours = Told {
+                conflated: ours.conflated - before.conflated.min(ours.conflated),
+                gapped: ours.gapped - before.gapped.min(ours.gapped),
+                filtered: ours.filtered - before.filtered.min(ours.filtered),
+            };
+            let theirs =
+                Told { conflated: notice.conflated, gapped: notice.gapped, filtered: notice.filtered };
+            if ours != theirs {
+                self.stats.miscounted += 1;
+                let told = [theirs.conflated, theirs.gapped, theirs.filtered];
+                let counted = [ours.conflated, ours.gapped, ours.filtered];
+                let violation = Violation::Sums { subscription: key, told, counted };
+                self.events.push_back(ClientEvent::Violation(violation));
+            }
+        }
+    }
+
     fn on_heartbeat(&mut self, heartbeat: &Heartbeat, now: u64) {
         let mut look = false;
+        let connection = self.stats.connections;
         for head in &heartbeat.heads {
             let Known::Stream(index) = self.streams.known(head.stream) else { continue };
             for track in &mut self.streams.list[index].tracks {
                 track.see_head(head.sequence);
+                if track.bound_on == connection && head.through > 0 {
+                    track.settle(head.through);
+                }
                 let behind = track.is_behind();
                 track.fresh.see_head(behind, now);
                 look |= behind || track.fresh.stale;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use tickcast_protocol::{Class, Topic};
 
-use super::account::Track;
+use super::account::{Account, Told, Track};
 use super::event::SubscriptionKey;
 
 /// One stream and who follows it.
@@ -117,6 +117,22 @@ impl Streams {
             }
             None => true,
         });
+    }
+
+    /// What was told of all streams of a subscription.
+    pub(crate) fn told(&self, key: SubscriptionKey) -> Told {
+        let mut sum = Told::default();
+        self.tracks(key).for_each(|(_, track)| {
+            let Account { conflated, gapped, filtered, .. } = track.account();
+            sum.add(Told { conflated, gapped, filtered });
+        });
+        sum
+    }
+
+    /// True when no stream of a subscription comes for another one as well.
+    pub(crate) fn is_alone(&self, key: SubscriptionKey, connection: u64) -> bool {
+        let shared = |track: &Track| track.subscription != key && track.bound_on == connection;
+        self.tracks(key).all(|(stream, _)| !stream.tracks.iter().any(shared))
     }
 
     /// Every track of a subscription, with its stream.

@@ -7,9 +7,9 @@ use tickcast_protocol::message::{
     Acknowledge, Bind, Binding, ClassName, Configure, Policy, Position, Resume, Start, Subscribe,
     SubscriptionStatus, Unsubscribe,
 };
-use tickcast_protocol::{Class, Epoch, ErrorCode, Topic, TopicFilter};
+use tickcast_protocol::{Class, Epoch, ErrorCode, Predicate, Topic, TopicFilter};
 
-use super::account::{Account, Replayed, Track};
+use super::account::{Account, Replayed, Told, Track};
 use super::event::{
     ClientEvent, Gap, GapReason, Origin, ServerError, SubscriptionKey, SubscriptionState, Violation,
 };
@@ -20,12 +20,17 @@ const RESUME_BYTES: usize = 256;
 const POSITION_BYTES: usize = 24;
 
 /// What a subscriber wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct SubscribeOptions {
     /// Where to start.
     pub start: Start,
     /// What a full outbox on the server does.
     pub policy: Policy,
+    /// Which events of the streams; `None` for all. What it leaves out is counted as filtered.
+    pub predicate: Option<Predicate>,
+    /// Most events a second of each key, 0.01 to 1,000; zero for no bound. What a newer event replaces
+    /// meanwhile is counted as conflated.
+    pub max_hz: f64,
     /// Call a stream stale when it brought nothing for so long, whether or not there was anything to
     /// bring. `None` leaves it to the stream's rhythm and the server's heartbeats, which tell silence
     /// from idleness; [`Duration::MAX`] switches it off.
@@ -34,8 +39,33 @@ pub struct SubscribeOptions {
 
 impl Default for SubscribeOptions {
     fn default() -> Self {
-        Self { start: Start::LIVE, policy: Policy::DEFAULT, stale_after: None }
+        let (start, policy) = (Start::LIVE, Policy::DEFAULT);
+        Self { start, policy, predicate: None, max_hz: 0.0, stale_after: None }
     }
+}
+
+impl SubscribeOptions {
+    /// The part that can be changed in place.
+    #[must_use]
+    pub fn delivery(&self) -> Delivery {
+        Delivery { policy: self.policy, predicate: self.predicate.clone(), max_hz: self.max_hz }
+    }
+}
+
+/// How a subscription wants its events: what can be changed in place, see [`SubscribeOptions`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delivery {
+    /// What a full outbox on the server does.
+    pub policy: Policy,
+    /// Which events of the streams; `None` for all.
+    pub predicate: Option<Predicate>,
+    /// Most events a second of each key; zero for no bound.
+    pub max_hz: f64,
+}
+
+/// A predicate as the wire has it.
+fn written(predicate: &Option<Predicate>) -> String {
+    predicate.as_ref().map_or_else(String::new, Predicate::to_string)
 }
 
 /// One subscription.
@@ -58,6 +88,12 @@ pub(super) struct Subscription {
     /// The epoch in which it was acknowledged last, on this connection or another.
     pub(super) live_in: Option<Epoch>,
     pub(super) retry_at: Option<u64>,
+    /// What the sums of the server do not hold: of earlier connections, or found lost by the client.
+    pub(super) uncounted: Told,
+    /// True when the server's sums can be compared with ours.
+    pub(super) comparable: bool,
+    /// The server counts it, since an acknowledgement of this connection.
+    pub(super) counted: bool,
     pub(super) tracks: usize,
     pub(super) stale_tracks: usize,
 }
@@ -79,6 +115,9 @@ impl Core {
             acknowledged_at: 0,
             live_in: None,
             retry_at: None,
+            uncounted: Told::default(),
+            comparable: false,
+            counted: false,
             tracks: 0,
             stale_tracks: 0,
         };
@@ -101,13 +140,16 @@ impl Core {
         self.events.push_back(ClientEvent::Subscription { subscription: key, from, to });
     }
 
-    /// Changes what a full outbox does, now and on later connections.
-    pub fn configure(&mut self, key: SubscriptionKey, policy: Policy) {
+    /// Changes how the events are wanted, now and on later connections. Position and account stay.
+    pub fn configure(&mut self, key: SubscriptionKey, delivery: Delivery) {
         let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
-        subscription.options.policy = policy;
+        let Delivery { policy, predicate, max_hz } = delivery;
+        let text = written(&predicate);
+        let options = &mut subscription.options;
+        (options.policy, options.predicate, options.max_hz) = (policy, predicate, max_hz);
         if let Some(subscription) = subscription.server_id {
             let request = self.next_request(Request::Configure(key));
-            self.send(&Configure { request, subscription, policy }.into());
+            self.send(&Configure { request, subscription, policy, predicate: text, max_hz }.into());
         }
     }
 
@@ -159,16 +201,20 @@ impl Core {
         let request = self.next_request(Request::Subscribe { key, resumed });
         let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
         subscription.retry_at = None;
+        // A stream without its position comes again from its beginning, and is counted there again.
+        let all = |positions: &Vec<Position>| positions.len() == subscription.tracks;
+        subscription.comparable = positions.as_ref().is_none_or(all);
         let filter = subscription.filter.as_str().to_owned();
-        let SubscribeOptions { start, policy, .. } = subscription.options;
+        let SubscribeOptions { start, policy, predicate, max_hz, .. } = &subscription.options;
+        let (start, policy, predicate, max_hz) = (*start, *policy, written(predicate), *max_hz);
         // Who was live before and cannot go on where it stopped at least gets the last values.
         let start = if subscription.live_in.is_some() { Start::SNAPSHOT } else { start };
         let message = match positions {
             Some(positions) => {
                 let epoch = self.server.as_ref().map_or(0, |server| server.epoch.0);
-                Resume { request, filter, epoch, positions, policy }.into()
+                Resume { request, filter, epoch, positions, policy, predicate, max_hz }.into()
             }
-            None => Subscribe { request, filter, start, policy }.into(),
+            None => Subscribe { request, filter, start, policy, predicate, max_hz }.into(),
         };
         self.send(&message);
     }
@@ -186,7 +232,8 @@ impl Core {
         let mut tracks: Vec<_> = self.streams.tracks(key).collect();
         tracks.sort_by_key(|(stream, _)| std::cmp::Reverse(stream.class));
         let frame_bytes_max = self.server.as_ref().map_or(4_096, |server| server.frame_bytes_max as usize);
-        let mut room = frame_bytes_max.saturating_sub(RESUME_BYTES);
+        let predicate = written(&subscription.options.predicate).len();
+        let mut room = frame_bytes_max.saturating_sub(RESUME_BYTES + predicate);
         let mut positions = Vec::new();
         for (stream, track) in tracks.into_iter().take(LIST_LEN_MAX) {
             let size = POSITION_BYTES + stream.topic.as_str().len();
@@ -240,6 +287,9 @@ impl Core {
         subscription.may_resume = true;
         subscription.acknowledged_at = now;
         subscription.live_in = Some(Epoch(message.epoch));
+        if !std::mem::replace(&mut subscription.counted, true) {
+            subscription.uncounted = self.streams.told(key);
+        }
         let sharers = self.by_server_id.entry(message.subscription).or_default();
         if !sharers.contains(&key) {
             sharers.push(key);
@@ -362,6 +412,8 @@ impl Core {
             next_sequence: binding.next_sequence,
         });
         if let Some((from, gapped, reason, since)) = lost {
+            // Our own finding; the server knows nothing of it.
+            subscription.uncounted.gapped = subscription.uncounted.gapped.saturating_add(gapped);
             let through = if from == 0 { 0 } else { from + gapped - 1 };
             let gap = Gap {
                 subscription: key,
@@ -483,6 +535,7 @@ impl Core {
         let to = if retry { SubscriptionState::Subscribing } else { SubscriptionState::Unsubscribed };
         for (key, subscription) in &mut self.subscriptions {
             subscription.server_id = None;
+            subscription.counted = false;
             subscription.retry_at = None;
             subscription.recovering = false;
             subscription.stale = false;

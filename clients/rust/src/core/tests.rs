@@ -155,7 +155,8 @@ impl Script {
     }
 
     fn beat(&mut self, heads: &[(u32, u64)]) {
-        let heads = heads.iter().map(|(stream, sequence)| Head { stream: *stream, sequence: *sequence });
+        let heads =
+            heads.iter().map(|(stream, sequence)| Head { stream: *stream, sequence: *sequence, through: 0 });
         self.say(&[Heartbeat { server_time: Timestamp(0), heads: heads.collect() }.into()]);
     }
 
@@ -417,7 +418,7 @@ fn a_busy_server_is_asked_again() {
 #[test]
 fn a_policy_is_changed_in_place_and_kept() {
     let (mut script, key) = Script::live();
-    script.core.configure(key, Policy::CONFLATE);
+    script.core.configure(key, Delivery { policy: Policy::CONFLATE, ..Delivery::default() });
     assert!(matches!(&script.heard()[..], [Message::Configure(asked)] if asked.policy == Policy::CONFLATE));
     script.close(1006);
     script.until_dial();
@@ -1202,7 +1203,11 @@ fn anything() -> impl Strategy<Value = Message> {
         .into(),
         3 => Begin { subscription, bracket: Bracket(kind), events: stream }.into(),
         4 => End { subscription, bracket: Bracket(kind) }.into(),
-        5 => Heartbeat { server_time: Timestamp(0), heads: vec![Head { stream, sequence: n[0] }] }.into(),
+        5 => Heartbeat {
+            server_time: Timestamp(0),
+            heads: vec![Head { stream, sequence: n[0], through: n[1] }],
+        }
+        .into(),
         6 => Error {
             code: kind.into(),
             retry_after_ms: stream,

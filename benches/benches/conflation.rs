@@ -45,7 +45,9 @@ fn conflation(c: &mut Criterion) {
     let (publisher, mut shards) = engine(1);
     let mut shard = shards.remove(0);
     let rated = Delivery { interval: 64, ..Delivery::default() };
-    (0..PEERS).for_each(|_| drop(subscribe(&mut shard, &rated)));
+    for _ in 0..PEERS {
+        subscribe(&mut shard, &rated);
+    }
     let (mut sent, mut sink, mut now) = (0, Sink::default(), 0);
     let mut turn = |sink: &mut Sink| {
         now += 1;

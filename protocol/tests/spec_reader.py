@@ -5,7 +5,8 @@ Written by hand from SPEC, to find out whether SPEC is enough: no table, layout 
 from the program. Each offset and rule names the section it was read in.
 
     spec_reader.py golden DIR                                 decode every golden file, refuse every corrupt one
-    spec_reader.py follow ws://127.0.0.1:PORT/ws FILTER COUNT  print COUNT events of a live server
+    spec_reader.py follow ws://127.0.0.1:PORT/ws FILTER COUNT [PREDICATE]
+                                                              print COUNT events of a live server
 """
 
 import base64
@@ -847,13 +848,26 @@ class WebSocket:
                 raise Violation(f"the server sent opcode {opcode}: in tickcast.v2 data is binary (SPEC 2)")
 
 
+COUNTS = ("conflated", "gapped", "filtered")
+
+
 class Stream:
     """The account of one stream: SPEC 6.C."""
 
     def __init__(self, binding):
         self.topic, self.critical = binding["topic"], binding["class"] == "critical"
         self.first = self.next = binding["next_sequence"]
-        self.received = self.told = 0
+        self.received, self.counts = 0, dict.fromkeys(COUNTS, 0)
+
+    @property
+    def told(self):
+        return sum(self.counts.values())
+
+    def settle(self, through, counts):
+        for name in COUNTS:
+            self.counts[name] += counts[name]
+        self.next = through + 1
+        self.balance()
 
     def balance(self):
         if self.received + self.told != self.next - self.first:
@@ -865,9 +879,9 @@ class Stream:
 class Follower:
     """What SPEC 6 lets a server say to a subscriber, and in which order."""
 
-    def __init__(self, url, topic_filter):
+    def __init__(self, url, topic_filter, predicate):
         self.connection = WebSocket(url)
-        self.filter, self.streams = topic_filter, {}
+        self.filter, self.predicate, self.streams, self.compared = topic_filter, predicate, {}, 0
         self.subscription, self.bracket, self.bracket_left = None, None, 0
         self.welcomed = False
         # SPEC 6.1: role 1 is subscriber
@@ -909,8 +923,8 @@ class Follower:
         if welcome["codecs"] & ~LZ4:
             raise Violation(f"the server would use codecs {welcome['codecs']}, of which not all were offered (SPEC 6.1)")
         self.connection.socket.settimeout(3 * welcome["heartbeat_ms"] / 1000)  # SPEC 6.B, stale
-        # SPEC 6.3: start 0 is live, policy 0 is default
-        self.say(3, ("Q", 1), self.filter, ("B", 0), ("B", 0))
+        # SPEC 6.3: start 0 is live, policy 0 is default, a rate of 0 is no bound
+        self.say(3, ("Q", 1), self.filter, ("B", 0), ("B", 0), self.predicate, ("d", 0.0))
 
     def on_error(self, error):
         raise Violation(f"the server answered with error {error['code']}: {error['message']}")
@@ -941,26 +955,40 @@ class Follower:
 
     def on_notice(self, notice):
         told = notice["conflated"] + notice["gapped"] + notice["filtered"]
-        if notice["kind"] == "counts":  # SPEC 6.C: sums of what was told, or is about to be
+        if notice["kind"] == "counts":  # SPEC 6.C: what was told, as sums
             self.ours(notice, "notice")
             if notice["stream"] or notice["from"] or notice["through"]:
                 raise Violation(f"{notice} is about one stream, and counts are about all (SPEC 6.C)")
+            for name in COUNTS:
+                own = sum(stream.counts[name] for stream in self.streams.values())
+                if notice[name] != own:
+                    raise Violation(f"the server says {notice[name]} were {name}, it told of {own} (SPEC 6.C)")
+            self.compared += 1
         elif notice["kind"] in ("loss", "upstream_gap"):
-            self.ours(notice, "notice")
+            if notice["subscription"]:
+                self.ours(notice, "notice")
             stream = self.stream(notice["stream"], "a notice")
-            if notice["from"] != stream.next or notice["through"] - notice["from"] + 1 != told:
+            if notice["through"] - notice["from"] + 1 != told:
+                raise Violation(f"{stream.topic}: {notice} does not add up (SPEC 6.C)")
+            if notice["through"] < stream.next:
+                return
+            known = stream.next - notice["from"]
+            if not 0 <= known <= notice["filtered"]:
                 raise Violation(f"{stream.topic}: {notice} does not follow {stream.next - 1} (SPEC 6.C)")
             if notice["kind"] == "upstream_gap" and (notice["gapped"], notice["reason"]) != (told, "upstream"):
                 raise Violation(f"{stream.topic}: {notice} is not all gap, or not the source's (SPEC 6.C)")
-            stream.told += told
-            stream.next = notice["through"] + 1
-            stream.balance()
+            stream.settle(notice["through"], {**notice, "filtered": notice["filtered"] - known})
 
     def on_heartbeat(self, heartbeat):
         for head in heartbeat["heads"]:
             stream = self.stream(head["stream"], "a heartbeat")
             if head["sequence"] < stream.next - 1:
                 raise Violation(f"{stream.topic}: head {head['sequence']} is behind {stream.next - 1} (SPEC 6.C)")
+            if head["through"] >= stream.next:
+                if not self.predicate:
+                    raise Violation(f"{stream.topic}: {head} was filtered, and nothing filters (SPEC 6.C)")
+                filtered = head["through"] - stream.next + 1
+                stream.settle(head["through"], {"conflated": 0, "gapped": 0, "filtered": filtered})
 
     def on_pong(self, pong):
         pass
@@ -1002,8 +1030,8 @@ class Follower:
         return header, topic, type_name, values
 
 
-def follow(url, topic_filter, count):
-    follower = Follower(url, topic_filter)
+def follow(url, topic_filter, count, predicate=""):
+    follower = Follower(url, topic_filter, predicate)
     for number, (header, topic, type_name, values) in enumerate(follower.events(), 1):
         print(to_json({"topic": topic, "stream": header.stream, "sequence": header.sequence,
                        "publish_time": rfc3339(header.publish_time), "type": type_name, "data": values}), flush=True)
@@ -1011,7 +1039,8 @@ def follow(url, topic_filter, count):
             break
     streams = follower.streams.values()
     print(f"{sum(stream.received for stream in streams)} received and {sum(stream.told for stream in streams)} told "
-          f"on {len(streams)} streams", file=sys.stderr)
+          f"on {len(streams)} streams, {sum(stream.counts['filtered'] for stream in streams)} of them filtered, "
+          f"{follower.compared} sums compared", file=sys.stderr)
     follower.connection.send(8, struct.pack(">H", 1000))
 
 
@@ -1019,8 +1048,9 @@ def main(arguments):
     try:
         if len(arguments) == 2 and arguments[0] == "golden":
             golden(Path(arguments[1]))
-        elif len(arguments) == 4 and arguments[0] == "follow" and arguments[3].isdigit() and int(arguments[3]) > 0:
-            follow(arguments[1], arguments[2], int(arguments[3]))
+        elif (len(arguments) in (4, 5) and arguments[0] == "follow" and arguments[3].isdigit()
+              and int(arguments[3]) > 0):
+            follow(arguments[1], arguments[2], int(arguments[3]), *arguments[4:])
         else:
             print(__doc__, file=sys.stderr)
             return 2

@@ -37,11 +37,11 @@ struct Followed {
 }
 
 impl Reader {
-    fn follow(address: SocketAddr, filter: &str) -> Self {
+    fn follow(address: SocketAddr, filter: &str, predicate: &str) -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/tests/spec_reader.py");
         let child = Command::new("python3")
             .arg(script)
-            .args(["follow", &format!("ws://{address}/ws"), filter, &EVENTS.to_string()])
+            .args(["follow", &format!("ws://{address}/ws"), filter, &EVENTS.to_string(), predicate])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -59,8 +59,13 @@ impl Reader {
 
 /// Starts a reader, lets `publish` go on round by round until the reader has seen enough, and returns
 /// what it saw.
-fn follow(server: &TestServer, mut publish: impl FnMut(&TestServer, u64)) -> Followed {
-    let mut reader = Reader::follow(server.address(), "market_data.**");
+fn follow(server: &TestServer, publish: impl FnMut(&TestServer, u64)) -> Followed {
+    follow_if(server, "", publish)
+}
+
+/// The same, of what passes `predicate`.
+fn follow_if(server: &TestServer, predicate: &str, mut publish: impl FnMut(&TestServer, u64)) -> Followed {
+    let mut reader = Reader::follow(server.address(), "market_data.**", predicate);
     let events = Reader::drain(reader.0.stdout.take().expect("piped"));
     let account = Reader::drain(reader.0.stderr.take().expect("piped"));
     let began = Instant::now();
@@ -157,4 +162,38 @@ fn a_reader_from_the_page_accounts_for_a_flood_it_cannot_keep_up_with() {
         let sequences = sequences(&read, symbol);
         assert!(sequences.windows(2).all(|pair| pair[0] < pair[1]), "{symbol}: {sequences:?}");
     }
+}
+
+#[test]
+fn a_reader_from_the_page_accounts_for_what_a_filter_leaves_out() {
+    let server = TestServer::start(LIVELY);
+    let mut watch = Raw::binary(server.address(), Role::SUBSCRIBER);
+    let read = follow_if(&server, "symbol in (BTCUSDT, ETHUSDT) and price>20", |server, round| {
+        if round == 60 {
+            // With nothing under way, the reader compares the server's sums with its own.
+            let began = server.running.ingest().now() as i64;
+            let mut beats = 0;
+            while beats < 3 {
+                // Some may have waited since before.
+                let message = watch.message();
+                let Message::Heartbeat(heartbeat) = message else { continue };
+                beats += u32::from(heartbeat.server_time.0 > began);
+            }
+        }
+        if round <= EVENTS as u64 / 2 + 25 {
+            ticks(server, round);
+        }
+    });
+    for symbol in &SYMBOLS[..2] {
+        let sequences = sequences(&read, symbol);
+        assert!(sequences.iter().copied().eq(20..20 + sequences.len() as u64), "{symbol}: {sequences:?}");
+    }
+    assert!(sequences(&read, SYMBOLS[2]).is_empty());
+    // 19 of each of the first two, and at least what the beats told of the third.
+    let numbers = read.account.split(|c: char| !c.is_ascii_digit()).filter_map(|text| text.parse().ok());
+    let [received, told, streams, filtered, compared] = numbers.collect::<Vec<u64>>()[..] else {
+        panic!("{}", read.account)
+    };
+    assert_eq!((received, streams), (200, 3), "{}", read.account);
+    assert!(told == filtered && filtered >= 38 + 59 && compared > 0, "{}", read.account);
 }

@@ -75,9 +75,9 @@ pub(crate) struct Subscription {
     pub(crate) since: Marks,
     /// As the last counts notice said.
     pub(crate) told: Counts,
-    /// On streams that came already for another subscription, of which something waited then: the sequence
-    /// after which this one counts.
-    pub(crate) after: Option<Box<HashMap<StreamId, u64, RandomState>>>,
+    /// Streams that came already for another subscription, of which something waited then, ascending, with the
+    /// sequence after which this one counts.
+    pub(crate) after: Box<[(StreamId, u64)]>,
 }
 
 /// Events that a subscription did not get, by what became of them.
@@ -150,7 +150,7 @@ pub(crate) struct Route {
 impl Subscription {
     pub(crate) fn new(id: SubscriptionId, policy: Policy, interest: InterestId, filter: FilterId) -> Self {
         let (own, since, told) = (Counts::default(), Marks::default(), Counts::default());
-        Self { id, policy, is_new: true, interest, filter, own, since, told, after: None }
+        Self { id, policy, is_new: true, interest, filter, own, since, told, after: Box::default() }
     }
 
     /// What it did not get so far. `group` is the peer's.
@@ -273,8 +273,8 @@ impl Peer {
         self.counts.gapped += gapped;
         let filters = index.stream(stream).map_or(&[][..], |stream| &stream.filters);
         for subscription in &mut self.subscriptions {
-            let after = subscription.after.as_ref().and_then(|after| after.get(&stream));
-            let is_its_own = after.is_none_or(|after| loss.from > *after);
+            let after = subscription.after.binary_search_by_key(&stream, |(of, _)| *of);
+            let is_its_own = after.map_or(true, |at| loss.from > subscription.after[at].1);
             if is_its_own && filters.contains(&subscription.filter) {
                 subscription.own.conflated += conflated;
                 subscription.own.gapped += gapped;

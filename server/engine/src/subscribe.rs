@@ -451,21 +451,18 @@ impl Shard {
 
     /// Streams of `filter` of which something waits for the peer already, with their heads: a new subscription
     /// counts from there, though what waits may be lost later.
-    fn waiting_on(
-        &mut self,
-        index: u32,
-        filter: FilterId,
-    ) -> Option<Box<HashMap<StreamId, u64, RandomState>>> {
+    fn waiting_on(&mut self, index: u32, filter: FilterId) -> Box<[(StreamId, u64)]> {
         let Self { peers, index: streams, .. } = self;
-        let queue = peers.member(index).queue.as_ref().filter(|queue| queue.outbox.has_data())?;
-        let mut after: HashMap<StreamId, u64, RandomState> = HashMap::default();
-        for stream in queue.outbox.streams() {
-            let Some(known) = streams.stream(stream) else { continue };
-            if known.filters.contains(&filter) {
-                after.insert(stream, known.head);
-            }
-        }
-        (!after.is_empty()).then(|| Box::new(after))
+        let queue = peers.member(index).queue.as_ref().filter(|queue| queue.outbox.has_data());
+        let waiting = queue.into_iter().flat_map(|queue| queue.outbox.streams());
+        let known = waiting.filter_map(|stream| {
+            let known = streams.stream(stream)?;
+            known.filters.contains(&filter).then_some((stream, known.head))
+        });
+        let mut after: Vec<(StreamId, u64)> = known.collect();
+        after.sort_unstable();
+        after.dedup();
+        after.into_boxed_slice()
     }
 
     /// The streams a filter matches, and from where they count for a peer that is about to subscribe.

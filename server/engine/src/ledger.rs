@@ -129,7 +129,8 @@ impl Loss {
 impl Ledger {
     /// Enters a loss. Ranges that touch become one if their cause is the same.
     pub(crate) fn enter(&mut self, stream: StreamId, loss: Loss) {
-        let losses = self.streams.entry(stream).or_default();
+        // Most streams have one range.
+        let losses = self.streams.entry(stream).or_insert_with(|| VecDeque::with_capacity(1));
         // Most losses follow the newest one; evictions of a queue's front come in between.
         let mut at = losses.len();
         while at > 0 && losses[at - 1].from > loss.from {

@@ -124,7 +124,8 @@ enum What {
     /// An event of a snapshot (not accounted) or replay (accounted).
     Bracket(EventRef, SubscriptionId, bool),
     /// Begin, end, or a notice between them about the entry's stream.
-    Word(Bytes, SubscriptionId),
+    /// Boxed, for it is rare and would make every entry half as large again.
+    Word(Box<(Bytes, SubscriptionId)>),
 }
 
 /// Part of a write, in the order of its bytes.
@@ -176,7 +177,7 @@ impl Outbox {
         self.kept += 1;
         self.words += 1;
         let (size, stream) = (bytes.len() as u32, stream.unwrap_or_default());
-        let what = What::Word(bytes, subscription);
+        let what = What::Word(Box::new((bytes, subscription)));
         self.data.push_back(Entry { what, stream, sequence: 0, key: 0, size, next: NONE });
     }
 
@@ -272,7 +273,7 @@ impl Outbox {
             let drop = match &entry.what {
                 What::Lossy(..) | What::Critical(_) | What::Bracket(_, _, true) => unwanted(entry.stream),
                 What::Bracket(_, of, false) => *of == ended,
-                What::Word(_, of) if entry.stream == StreamId::default() => *of == ended,
+                What::Word(word) if entry.stream == StreamId::default() => word.1 == ended,
                 What::Word(..) => unwanted(entry.stream),
                 What::Mark => false,
             };
@@ -361,7 +362,7 @@ impl Outbox {
                 What::Lossy(event, _) | What::Critical(event) | What::Bracket(event, ..) => {
                     source.event(event, out);
                 }
-                What::Word(bytes, _) => out.extend_from_slice(bytes),
+                What::Word(word) => out.extend_from_slice(&word.0),
             }
             if !mark(of, out, marks) {
                 return false;

@@ -50,7 +50,7 @@ pub struct Bench {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Measure a server and the bare loop in turns, and say how far from the limit the server is
-    Pair(Pair),
+    Pair(Box<Pair>),
     /// Run the bare loop: after the handshake it only hands framed bytes to the kernel
     Ceiling(CeilingFlags),
     /// Set two results side by side
@@ -292,5 +292,31 @@ impl Compare {
             write_file(path, html::comparison_page(&before, &after).as_bytes())?;
         }
         Ok(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory as _, Parser};
+
+    #[derive(Parser, Debug)]
+    struct Program {
+        #[command(flatten)]
+        bench: Bench,
+    }
+
+    #[test]
+    fn the_flags_are_sound_and_the_examples_parse() {
+        Program::command().debug_assert();
+        let examples = EXAMPLES.replace("\\\n", " ");
+        let lines = examples.lines().filter_map(|line| line.trim().strip_prefix("bench "));
+        for line in lines {
+            let told = line.split("   ").next().unwrap_or(line);
+            let words = told.split_whitespace().map(|word| word.trim_matches('\''));
+            if let Err(error) = Program::try_parse_from(["bench"].into_iter().chain(words)) {
+                panic!("{told}: {error}");
+            }
+        }
     }
 }

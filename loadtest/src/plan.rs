@@ -64,6 +64,9 @@ pub struct Plan {
     pub warm_up: Duration,
     /// Handshakes in flight in `connect`; connects a second in `churn`.
     pub connects: usize,
+    /// The generator never sleeps while messages are due or in flight, so that a server on the same machine
+    /// does not spend its time on waking it.
+    pub poll: bool,
 }
 
 const DEFAULT: Plan = Plan {
@@ -81,6 +84,7 @@ const DEFAULT: Plan = Plan {
     measure: Duration::from_secs(5),
     warm_up: Duration::from_secs(1),
     connects: 64,
+    poll: false,
 };
 
 /// Names of all profiles, in the order of the help.

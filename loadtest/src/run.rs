@@ -394,7 +394,8 @@ impl<'a> Run<'a> {
             rss_peak_bytes: self.peak_rss.max(after.memory.rss),
             rss_anon_bytes: after.memory.anonymous,
             pss_bytes: self.target.process.and_then(Process::pss),
-            kib_per_connection: grown.filter(|_| self.plan.shape != Shape::Connect),
+            // Slow readers are measured in a server that has had others before.
+            kib_per_connection: grown.filter(|_| self.plan.shape != Shape::Connect && self.plan.slow == 0),
             idle_cpu_per_connection_ns: (self.plan.shape == Shape::Idle)
                 .then(|| cpu as f64 * 1e9 / elapsed.max(1) as f64 / connections.max(1.0)),
             context_switches: Some(after.switches.saturating_sub(before.switches)),

@@ -61,6 +61,10 @@ pub struct PlanFlags {
     /// Handshakes at once in `connect`, connects a second in `churn`
     #[arg(long, value_name = "COUNT")]
     pub connects: Option<usize>,
+    /// Keep the generator's core busy: it never sleeps while messages are due or in flight, so that a server on
+    /// the same machine does not spend its time on waking it
+    #[arg(long)]
+    pub poll: bool,
 }
 
 impl PlanFlags {
@@ -128,6 +132,10 @@ impl PlanFlags {
         };
         set("for", self.measure, &mut plan.measure);
         set("warm-up", self.warm_up, &mut plan.warm_up);
+        if self.poll {
+            note("poll", "true".to_owned());
+            plan.poll = true;
+        }
         if let Some(kind) = self.kind {
             note("type", kind.name().to_owned());
             plan.kind = kind;

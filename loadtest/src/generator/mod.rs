@@ -317,8 +317,10 @@ impl<'a> Generator<'a> {
         self.welcome_arrivals(now);
         let now = self.clock.now();
         let due = self.next_due().unwrap_or(u64::MAX);
+        let polls = self.plan.poll && (self.schedule.is_some() || self.ledger.in_flight() > 0);
         let wait = match due.min(until.saturating_add(SPIN_NS)).saturating_sub(now) {
             ..=SPIN_NS => 0,
+            _ if polls => 0,
             long => long - SPIN_NS,
         };
         let timeout =

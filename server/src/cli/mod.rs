@@ -51,7 +51,7 @@ enum Verb {
     /// Publish recorded files to a server
     Replay(replay::Replay),
     /// Measure a server under load, and how far from the machine's limit it is
-    Bench(Box<bench::Bench>),
+    Bench(Box<bench::BenchVerb>),
     /// Write, check or show settings
     Config(settings::ConfigVerb),
 }

@@ -368,7 +368,7 @@ pub(crate) mod tests {
         let topic = Topic::parse("market_data.A").unwrap();
         let mut incoming = incoming(&topic, Class::Latest, 1, b"");
         incoming.facts.attributes = attributes;
-        Draft::new(&incoming, 64).stamp(StreamId(stream), Sequence(1), 1_001)
+        Draft::new(&incoming, usize::MAX).stamp(StreamId(stream), Sequence(1), 1_001)
     }
 
     pub(crate) fn incoming<'a>(topic: &'a Topic, class: Class, key: u64, payload: &'a [u8]) -> Incoming<'a> {

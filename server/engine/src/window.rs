@@ -91,9 +91,11 @@ impl Held {
         Some((event, size))
     }
 
-    /// Keeps what was before apart from what comes: somebody joins at `head` and counts from there.
+    /// Keeps what was before apart from what comes: somebody joins at `head` and counts from there. Also behind
+    /// an event at `head` itself, which may be replaced by one that comes.
     pub(crate) fn cut(&mut self, head: u64) {
-        if self.items.last().is_some_and(|item| item.through < head) {
+        let needs = |last: &Item| last.event.is_some() || last.through < head;
+        if self.items.last().is_some_and(needs) {
             self.items.push(Item { through: head, conflated: 0, event: None });
         }
     }
@@ -176,6 +178,18 @@ mod tests {
         bench.hold(8, 1);
         // Both replaced events lie before the cut, and so does what is told of them.
         assert_eq!(bench.told(), "n1-5c2f3;n6-6c0f1;e7;e8;");
+    }
+
+    #[test]
+    fn event_right_before_a_cut_is_replaced_on_its_own_side() {
+        let mut bench = Bench::new(0);
+        bench.hold(1, 1);
+        bench.hold(2, 1);
+        bench.window.held.as_mut().unwrap().cut(2);
+        bench.hold(3, 1);
+        bench.hold(4, 1);
+        // Who joined behind 2 is told of 3 alone.
+        assert_eq!(bench.told(), "n1-2c2f0;n3-3c1f0;e4;");
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Link {
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut short = None;
         let read = self.tcp.try_io(Interest::READABLE, || {
-            let count = recv(&self.tcp, &mut *buffer, RecvFlags::empty())?.0;
+            let count = rustix::io::retry_on_intr(|| recv(&self.tcp, &mut *buffer, RecvFlags::empty()))?.0;
             if count > 0 && count < buffer.len() {
                 // All there was. Saying so takes the readiness back, and saves a second call that would
                 // find nothing; what comes from now on raises it again (epoll(7), edge-triggered).

@@ -95,10 +95,12 @@ impl World {
     fn wait_for_rest(&self) {
         let failed = self.rest.failed.lock().unwrap();
         let busy = |failed: &mut bool| !*failed && self.engine.lag() > 0;
-        let (failed, waited) = self.rest.heard.wait_timeout_while(failed, DEADLINE, busy).unwrap();
-        let failed = { *failed };
+        let (failed, timed_out) = {
+            let (failed, waited) = self.rest.heard.wait_timeout_while(failed, DEADLINE, busy).unwrap();
+            (*failed, waited.timed_out())
+        };
         assert!(!failed, "a shard failed; its own message is above");
-        assert!(!waited.timed_out(), "a wake-up was lost: {} events lie there unread", self.engine.lag());
+        assert!(!timed_out, "a wake-up was lost: {} events lie there unread", self.engine.lag());
     }
 
     /// Publishes the next event of a stream, or its skip.
@@ -200,7 +202,7 @@ struct Words {
 
 impl Render for Words {
     fn event(&self, event: &Event, _: Format) -> Option<Bytes> {
-        if event.sequence().0 % 8 == 0 {
+        if event.sequence().0.is_multiple_of(8) {
             self.kept.lock().unwrap().push(event.binary().clone());
         }
         let text = format!("{} {} {}", event.stream(), event.sequence(), event.topic());

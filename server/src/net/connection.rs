@@ -117,7 +117,7 @@ impl Connection {
             is_publisher: false,
             opened: now,
             last_read: now,
-            next_heartbeat: now + first_beat,
+            next_heartbeat: cell.beat_after(now + first_beat),
             next_retry: now,
             message_began: None,
             cell,
@@ -223,7 +223,7 @@ impl Connection {
             self.flush()?;
         }
         if now >= self.next_heartbeat {
-            self.next_heartbeat = now + shared.config.heartbeat.interval;
+            self.next_heartbeat = self.cell.beat_after(now + shared.config.heartbeat.interval);
             self.with_desk(|session, desk| session.heartbeat(desk));
             let mut shard = self.cell.shard.borrow_mut();
             let ping = websocket::message(OpCode::Ping, b"");

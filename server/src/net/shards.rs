@@ -126,9 +126,9 @@ pub struct Cell {
 }
 
 impl Cell {
-    /// The next time after `earliest` at which connections beat. They do so together, a sixteenth of the
-    /// interval or [`BEAT_SLOT`] apart: a thread that wakes for each of 10,000 quiet connections by itself
-    /// spends most of that on waking.
+    /// The first moment, not before `earliest`, at which connections beat. They do so together, in slots of
+    /// [`BEAT_SLOT`] or a sixteenth of the interval, whichever is less: a thread that wakes for each of 10,000
+    /// quiet connections by itself spends most of that on waking.
     #[must_use]
     pub fn beat_after(&self, earliest: Instant) -> Instant {
         let slot = BEAT_SLOT.min(self.shared.config.heartbeat.interval / 16).as_nanos().max(1);

@@ -21,6 +21,7 @@ use crate::event::Event;
 use crate::group::Group;
 use crate::index::GroupId;
 use crate::ledger::Loss;
+use crate::run::TURN_FRAMES_MAX;
 use crate::shard::Shard;
 use crate::store::EventRef;
 use crate::window::{Held, Item};
@@ -178,7 +179,8 @@ impl Shard {
             self.dirty_groups.push(id);
         }
         group.run.push(event, size);
-        self.run_full |= group.run.is_full();
+        self.run_frames += 1;
+        self.run_full |= group.run.is_full() || self.run_frames >= TURN_FRAMES_MAX;
     }
 
     /// Sends what is due, until a run is full. True when more is.

@@ -1,7 +1,8 @@
 //! From runs and outboxes to sockets: one write per dirty connection, all it has.
 //!
 //! Per delivery there is no lock, no allocation, no clock and no atomic: a peer that keeps up costs one
-//! call of [`PeerIo::write`] with its group's buffer.
+//! [`WriteRequest`] for the bytes of its group. Requests of all groups are collected and handed over
+//! together, so that [`PeerIo`] may give them to the kernel in one call.
 #![forbid(unsafe_code)]
 
 use std::io::IoSlice;
@@ -9,7 +10,7 @@ use std::sync::Arc;
 
 use tickcast_protocol::{CloseCode, Message, StreamId};
 
-use crate::event::Render;
+use crate::event::{Format, Render};
 use crate::index::{GroupId, Index};
 use crate::ledger::Loss;
 use crate::outbox::{Committed, Losses, Source};
@@ -21,6 +22,11 @@ use crate::store::{EventRef, Store};
 
 /// Most writes to one peer in one flush, about 64 KiB each; a peer with more waiting goes on next time.
 const WRITES_MAX: usize = 8;
+
+/// Most requests that are handed over together.
+pub const WRITE_REQUESTS_MAX: usize = 512;
+/// Bytes laid out at which requests are handed over, however few.
+const BATCH_BYTES: usize = 256 * 1024;
 
 /// What a socket made of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +44,54 @@ pub trait PeerIo {
     /// Writes as much as `peer`'s socket takes at once, without waiting. After a partial write, or none,
     /// the shard leaves the peer alone until [`Shard::flush_peer`].
     fn write(&mut self, peer: PeerId, bufs: &[IoSlice<'_>]) -> Written;
+
+    /// Writes to many peers, each as [`write`](Self::write) would, and appends what became of each to
+    /// `written`, in their order. At most [`WRITE_REQUESTS_MAX`], and none of them of the same peer.
+    fn write_each(&mut self, requests: &[WriteRequest], buffer: &[u8], written: &mut Vec<Written>) {
+        written.extend(
+            requests.iter().map(|request| self.write(request.peer, &[IoSlice::new(request.bytes(buffer))])),
+        );
+    }
+}
+
+/// Bytes of a shared buffer for one peer.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteRequest {
+    /// Who gets them.
+    pub peer: PeerId,
+    start: u32,
+    end: u32,
+}
+
+impl WriteRequest {
+    /// Its bytes in the buffer that came with it.
+    #[must_use]
+    pub fn bytes<'a>(&self, buffer: &'a [u8]) -> &'a [u8] {
+        &buffer[self.start as usize..self.end as usize]
+    }
+}
+
+/// Runs on their way to peers that keep up: what is handed over together, and whose it is. Empty between
+/// flushes; the lists keep their room.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// The runs' bytes, one after the other.
+    buffer: Vec<u8>,
+    runs: Vec<Leaving>,
+    requests: Vec<WriteRequest>,
+    /// For each request the member and which of the runs it gets.
+    members: Vec<(u32, u32)>,
+    written: Vec<Written>,
+}
+
+/// A run that leaves.
+#[derive(Debug)]
+struct Leaving {
+    group: GroupId,
+    format: Format,
+    run: Run,
+    /// Members that took it whole.
+    whole: u64,
 }
 
 /// How a peer stands after [`Shard::flush_peer`].
@@ -57,9 +111,15 @@ impl Shard {
     /// Writes the turn's runs, and what else waits for peers whose sockets are not known to be full.
     pub fn flush(&mut self, io: &mut impl PeerIo) {
         let mut groups = std::mem::take(&mut self.dirty_groups);
+        let mut batch = std::mem::take(&mut self.batch);
         for group in groups.drain(..) {
-            self.flush_run(group, io);
+            self.flush_run(group, &mut batch, io);
+            if batch.buffer.len() >= BATCH_BYTES {
+                self.finish_runs(&mut batch, io);
+            }
         }
+        self.finish_runs(&mut batch, io);
+        self.batch = batch;
         self.dirty_groups = groups;
 
         let mut dirty = std::mem::take(&mut self.dirty_peers);
@@ -121,58 +181,81 @@ impl Shard {
         self.index.group_mut(group).run = run;
     }
 
-    /// Writes a group's run to every member whose socket is not full, and queues it for the rest.
-    fn flush_run(&mut self, group: GroupId, io: &mut impl PeerIo) {
-        let mut run = std::mem::take(&mut self.index.group_mut(group).run);
-        let members = std::mem::take(&mut self.index.group_mut(group).members);
-        let format = self.index.group(group).key.format;
-        let mut whole = Whole::default();
+    /// Writes a group's run to every member whose socket is not full, and queues it for the rest. Who keeps
+    /// up is written to with the batch.
+    fn flush_run(&mut self, id: GroupId, batch: &mut Batch, io: &mut impl PeerIo) {
+        let group = self.index.group_mut(id);
+        let (run, members) = (std::mem::take(&mut group.run), std::mem::take(&mut group.members));
+        let format = group.key.format;
+        let (start, at) = (batch.buffer.len(), batch.runs.len() as u32);
+        batch.runs.push(Leaving { group: id, format, run, whole: 0 });
         for member in &members {
-            if whole.writes == 0 {
-                let peer = self.peers.member(*member);
-                if peer.is_over() || peer.blocked {
-                    self.queue_run(*member, &run, 0);
-                    continue;
-                }
-                if self.run_buffer.is_empty() {
-                    let Self { render, stats, store, run_buffer, .. } = self;
-                    run.lay_out(run_buffer, store, |out, event| {
-                        let bytes = event.framed(format, &**render, stats);
-                        out.extend_from_slice(bytes.expect("rendered when it was added"));
-                    });
-                }
+            let run = &batch.runs[at as usize].run;
+            let peer = self.peers.member(*member);
+            if peer.is_over() || peer.blocked {
+                self.queue_run(*member, run, 0);
+                continue;
             }
-            // A peer that keeps up: nothing but the write.
-            let (id, peer) = self.peers.member_with_id(*member);
-            if peer.is_clear() {
-                let written = io.write(id, &[IoSlice::new(&self.run_buffer)]);
-                if written == Written::Bytes(self.run_buffer.len()) {
-                    peer.delivered += run.frames().len() as u64;
-                    whole.writes += 1;
-                } else {
-                    self.stats.writes.add(1);
-                    self.settle_run(*member, &run, 0, written);
+            let is_clear = peer.is_clear();
+            if batch.buffer.len() == start {
+                let Self { render, stats, store, .. } = self;
+                run.lay_out(&mut batch.buffer, store, |out, event| {
+                    let bytes = event.framed(format, &**render, stats);
+                    out.extend_from_slice(bytes.expect("rendered when it was added"));
+                });
+            }
+            if is_clear {
+                let (start, end) = (start as u32, batch.buffer.len() as u32);
+                batch.requests.push(WriteRequest { peer: self.peers.id(*member), start, end });
+                batch.members.push((*member, at));
+                if batch.requests.len() == WRITE_REQUESTS_MAX {
+                    self.hand_over(batch, io);
                 }
-            } else if peer.blocked || peer.is_over() {
-                self.queue_run(*member, &run, 0);
             } else {
-                self.write_run(*member, &run, io);
+                self.write_run(*member, run, &batch.buffer[start..], io);
             }
         }
-        let (frames, bytes) = (run.frames().len() as u64, self.run_buffer.len() as u64);
-        self.stats.writes.add(whole.writes);
-        self.stats.sent_bytes.add(whole.writes * bytes);
-        self.count_deliveries(format, whole.writes * frames);
-        self.run_buffer.clear();
-        run.release(&mut self.store);
-        let group = self.index.group_mut(group);
-        group.run = run;
-        group.members = members;
+        self.index.group_mut(id).members = members;
     }
 
-    /// Writes a run in one call with what waits before it; queues it when that is more than one write, or
-    /// when some of it is not for this peer.
-    fn write_run(&mut self, index: u32, run: &Run, io: &mut impl PeerIo) {
+    /// Hands the requests over, and notes what became of each.
+    fn hand_over(&mut self, batch: &mut Batch, io: &mut impl PeerIo) {
+        let Batch { buffer, runs, requests, members, written } = batch;
+        io.write_each(requests, buffer, written);
+        debug_assert_eq!(written.len(), requests.len(), "every request is answered");
+        for ((member, at), (request, written)) in members.drain(..).zip(requests.iter().zip(&*written)) {
+            let leaving = &mut runs[at as usize];
+            let bytes = request.bytes(buffer);
+            if *written == Written::Bytes(bytes.len()) {
+                self.peers.member(member).delivered += leaving.run.frames().len() as u64;
+                leaving.whole += 1;
+            } else {
+                self.stats.writes.add(1);
+                self.settle_run(member, &leaving.run, bytes, 0, *written);
+            }
+        }
+        requests.clear();
+        written.clear();
+    }
+
+    /// Hands over what is left, counts, and gives the runs back to their groups.
+    fn finish_runs(&mut self, batch: &mut Batch, io: &mut impl PeerIo) {
+        if !batch.requests.is_empty() {
+            self.hand_over(batch, io);
+        }
+        for Leaving { group, format, mut run, whole } in batch.runs.drain(..) {
+            self.stats.writes.add(whole);
+            self.stats.sent_bytes.add(whole * run.len() as u64);
+            self.count_deliveries(format, whole * run.frames().len() as u64);
+            run.release(&mut self.store);
+            self.index.group_mut(group).run = run;
+        }
+        batch.buffer.clear();
+    }
+
+    /// Writes a run, whose `bytes` these are, in one call with what waits before it; queues it when that is
+    /// more than one write, or when some of it is not for this peer.
+    fn write_run(&mut self, index: u32, run: &Run, bytes: &[u8], io: &mut impl PeerIo) {
         let id = self.peers.id(index);
         let peer = self.peers.member(index);
         if peer.queue.as_ref().is_some_and(|queue| !queue.skips.is_empty()) {
@@ -186,10 +269,10 @@ impl Shard {
             return;
         }
         let before = if gathered { self.write_buffer.len() } else { 0 };
-        let bufs = [IoSlice::new(&self.write_buffer[..before]), IoSlice::new(&self.run_buffer)];
+        let bufs = [IoSlice::new(&self.write_buffer[..before]), IoSlice::new(bytes)];
         let written = io.write(id, if before == 0 { &bufs[1..] } else { &bufs });
         self.stats.writes.add(1);
-        self.settle_run(index, run, if gathered { before } else { 0 }, written);
+        self.settle_run(index, run, bytes, if gathered { before } else { 0 }, written);
         if gathered && self.peers.member(index).gone {
             return;
         }
@@ -197,7 +280,7 @@ impl Shard {
     }
 
     /// Notes what became of a write of a run, with `before` bytes of the gathered ones in front.
-    fn settle_run(&mut self, index: u32, run: &Run, before: usize, written: Written) {
+    fn settle_run(&mut self, index: u32, run: &Run, run_bytes: &[u8], before: usize, written: Written) {
         let bytes = self.accepted(index, written);
         if self.peers.member(index).has_output() {
             self.commit(index, bytes.min(before));
@@ -207,19 +290,22 @@ impl Shard {
         }
         let of_run = bytes.saturating_sub(before);
         let whole = run.frames_within(of_run);
-        let begun =
-            if whole < run.frames().len() { self.keep_rest(index, run, whole, of_run) } else { whole };
+        let begun = if whole < run.frames().len() {
+            self.keep_rest(index, run, run_bytes, whole, of_run)
+        } else {
+            whole
+        };
         let peer = self.peers.member(index);
         peer.delivered += begun as u64;
         let format = peer.format;
         self.count_deliveries(format, begun as u64);
-        if begun < run.frames().len() || before + self.run_buffer.len() > bytes {
+        if begun < run.frames().len() || before + run_bytes.len() > bytes {
             self.block(index);
             self.queue_run(index, run, begun);
         }
     }
 
-    fn count_deliveries(&self, format: crate::event::Format, deliveries: u64) {
+    fn count_deliveries(&self, format: Format, deliveries: u64) {
         self.stats.deliveries.add(deliveries);
         if format.is_binary() {
             self.stats.deliveries_binary.add(deliveries);
@@ -227,13 +313,13 @@ impl Shard {
     }
 
     /// After a partial write: copies the rest of the frame that was cut. Says how many frames were begun.
-    fn keep_rest(&mut self, index: u32, run: &Run, whole: usize, written: usize) -> usize {
+    fn keep_rest(&mut self, index: u32, run: &Run, bytes: &[u8], whole: usize, written: usize) -> usize {
         let start = if whole == 0 { 0 } else { run.frames()[whole - 1].end };
         if written == start {
             return whole;
         }
         let cut = &run.frames()[whole];
-        let rest = &self.run_buffer[written..cut.end];
+        let rest = &bytes[written..cut.end];
         let event = self.store.get(&cut.event);
         let (of, tells) = (Some((event.stream(), event.sequence().0)), run.losses(whole).next().is_some());
         self.peers.member(index).queue().outbox.keep_rest(rest, of, tells);
@@ -402,12 +488,6 @@ impl Shard {
         self.stats.writes_short.add(1);
         self.peers.member(index).blocked = true;
     }
-}
-
-/// Writes of a whole run to peers that keep up; counted once a run.
-#[derive(Default)]
-struct Whole {
-    writes: u64,
 }
 
 /// Turns a peer's entries into bytes.

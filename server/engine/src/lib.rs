@@ -54,7 +54,7 @@ pub use bind::{BIND_BYTES_MAX, BINDINGS_MAX};
 pub use condition::Condition;
 pub use engine::{Engine, EngineConfig, PublishError, Receipt};
 pub use event::{Event, Format, Incoming, Render, binary_message};
-pub use flush::{Flushed, PeerIo, Written};
+pub use flush::{Flushed, PeerIo, WRITE_REQUESTS_MAX, WriteRequest, Written};
 pub use outbox::{CONTROL_BYTES_MAX, CONTROL_MESSAGES_MAX};
 pub use peer::{PeerId, PeerStatus};
 pub use records::StreamSummary;

@@ -384,13 +384,6 @@ impl Peers {
         self.get_mut(index).expect("members are attached")
     }
 
-    /// The same with its id.
-    pub(crate) fn member_with_id(&mut self, index: u32) -> (PeerId, &mut Peer) {
-        let place = &mut self.places[index as usize];
-        let peer = place.peer.as_mut().expect("members are attached");
-        (PeerId { index, generation: place.generation }, peer)
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }

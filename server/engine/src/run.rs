@@ -15,8 +15,14 @@ use crate::ledger::Loss;
 use crate::store::{EventRef, Store};
 
 /// Bytes at which a run is full: the shard ends its turn, writes the run out and goes on. A run is at most
-/// one frame longer. Costs this much once per shard, as the buffer is shared by all groups.
+/// one frame longer. Costs about twice this once per shard, as the buffer is shared by all groups.
 pub(crate) const RUN_BYTES_MAX: usize = 256 * 1024;
+
+/// References in all runs of a turn, about 24 B each, at which the shard ends its turn, writes and goes on:
+/// many events that each go to many groups would otherwise cost their product. One event more at most.
+pub(crate) const TURN_FRAMES_MAX: usize = 128 * 1024;
+/// Entries for which an empty run keeps room, about 24 B each.
+const KEPT_MAX: usize = 32;
 
 /// Events for one group, in order.
 #[derive(Debug, Default)]
@@ -78,29 +84,32 @@ impl Run {
         self.frames.partition_point(|frame| frame.end <= bytes)
     }
 
-    /// Lays the run out in `buffer`. Its events were rendered when they were added.
+    /// Appends the run's bytes to `buffer`. Its events were rendered when they were added.
     pub(crate) fn lay_out(
         &self,
         buffer: &mut Vec<u8>,
         store: &Store,
         mut framed: impl FnMut(&mut Vec<u8>, &crate::event::Event),
     ) {
-        buffer.clear();
+        let start = buffer.len();
         for (at, frame) in self.frames.iter().enumerate() {
             for (_, bytes) in self.told(at) {
                 buffer.extend_from_slice(bytes);
             }
             framed(buffer, store.get(&frame.event));
-            debug_assert_eq!(buffer.len(), frame.end, "an event's bytes do not change");
+            debug_assert_eq!(buffer.len() - start, frame.end, "an event's bytes do not change");
         }
     }
 
-    /// Gives the references back; the lists keep their room for the next turn.
+    /// Gives the references back. The lists keep a little room for the next turn: that of the busiest turn
+    /// there ever was would add up over many groups.
     pub(crate) fn release(&mut self, store: &mut Store) {
         self.losses.clear();
         for frame in self.frames.drain(..) {
             store.release(frame.event);
         }
+        self.losses.shrink_to(KEPT_MAX);
+        self.frames.shrink_to(KEPT_MAX);
     }
 
     fn told(&self, at: usize) -> &[(Loss, Bytes)] {

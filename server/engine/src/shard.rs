@@ -30,6 +30,7 @@ use crate::deliver::Alarm;
 
 use crate::engine::{EngineConfig, Waker};
 use crate::event::{Event, Format, Item, Render, Skip};
+use crate::flush::Batch;
 use crate::history::HistoryLimits;
 use crate::index::{GroupId, Index};
 use crate::ledger::{Cause, Loss};
@@ -83,8 +84,10 @@ pub struct Shard {
     inbox: VecDeque<Work>,
     /// Times the runs were begun anew.
     pub(crate) turns: u64,
-    /// A run of this turn is full.
+    /// A run of this turn is full, or all of them together.
     pub(crate) run_full: bool,
+    /// References in the runs of this turn.
+    pub(crate) run_frames: usize,
     /// When what is held is due.
     pub(crate) alarms: BinaryHeap<Alarm>,
     /// Groups with a run.
@@ -95,7 +98,7 @@ pub struct Shard {
     /// Events in all outboxes.
     pub(crate) queued: u64,
     // Buffers that every flush uses again.
-    pub(crate) run_buffer: Vec<u8>,
+    pub(crate) batch: Batch,
     pub(crate) write_buffer: Vec<u8>,
     pub(crate) write_marks: Vec<Mark>,
     pub(crate) tally: Vec<(StreamId, Loss)>,
@@ -169,12 +172,13 @@ impl Shard {
             inbox: VecDeque::new(),
             turns: 0,
             run_full: false,
+            run_frames: 0,
             alarms: BinaryHeap::new(),
             dirty_groups: Vec::new(),
             dirty_peers: Vec::new(),
             closing: VecDeque::new(),
             queued: 0,
-            run_buffer: Vec::new(),
+            batch: Batch::default(),
             write_buffer: Vec::new(),
             write_marks: Vec::new(),
             tally: Vec::new(),
@@ -237,6 +241,7 @@ impl Shard {
         self.spill_runs();
         self.turns += 1;
         self.run_full = false;
+        self.run_frames = 0;
         self.now = now;
         let more_due = self.send_due();
         let lapped = if self.inbox.is_empty() { self.read() } else { 0 };

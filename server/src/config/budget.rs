@@ -10,7 +10,7 @@ pub const DESCRIPTOR_RESERVE: u64 = 64;
 
 /// Scratch memory of a shard: what it reads into, and what it lays out for a turn's writes. A shard
 /// keeps within it.
-pub const SHARD_SCRATCH_BYTES: u64 = 1024 * 1024;
+pub const SHARD_SCRATCH_BYTES: u64 = 4 * 1024 * 1024;
 
 /// A reference to an event, with its place in a queue.
 const REFERENCE_BYTES: u64 = 16;
@@ -181,7 +181,7 @@ mod tests {
   partial messages    625 MiB  10000 connections of 64KiB
   handshakes           16 MiB  1024 in flight of 16KiB
   publish requests      1 GiB  1024 in flight of 1MiB
-  scratch               2 MiB  2 shards of 1MiB
+  scratch               8 MiB  2 shards of 4MiB
   history             264 KiB  a stream published to, 1000000 streams at most; not in the sum"
         );
     }

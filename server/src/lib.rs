@@ -4,7 +4,7 @@
 //! sockets; [`session`] decides what a peer may say; [`ingest`] is the one door for what is published;
 //! [`feeds`] are publishers of our own; [`metrics`], [`status`] and [`health`] tell how it goes.
 //! `ARCHITECTURE.md` beside this crate walks a message through them.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod auth;
 pub mod cli;

@@ -33,7 +33,7 @@ use crate::net::codec::Codec;
 use crate::net::http::Front;
 use crate::net::listener;
 use crate::net::origin::OriginPolicy;
-use crate::net::shards::{Bell, Shards, Shared};
+use crate::net::shards::{Bell, Shards, Shared, available};
 use crate::status::Status;
 
 /// How often the health of streams is looked at, to announce changes.
@@ -117,12 +117,15 @@ pub fn start_with_clock(
             payload_bytes_max: config.limits.publisher_bytes,
         },
     ));
+    let sends = available(config.server.sends)?;
+    tracing::info!(shards = bells.len(), sends = sends.name(), "delivering");
     let shared = Arc::new(Shared {
         config: config.clone(),
         metrics: metrics.clone(),
         ingest: ingest.clone(),
         directory,
         clock,
+        sends,
     });
     let shards = Arc::new(Shards::start(engine_shards, &bells, &shared)?);
     let connections_max = config.connections_max(host);

@@ -33,7 +33,7 @@ pub use budget::{Budget, BudgetLine, DESCRIPTOR_RESERVE, Host, SHARD_SCRATCH_BYT
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use keys::{
     Alerts, Config, Demo, Health, Heartbeat, History, Json, JsonCase, KEYS, Key, Limits, Log, LogFormat,
-    LogLevel, Metrics, MinDurability, Outbox, Publish, Ring, Server, WsDialect,
+    LogLevel, Metrics, MinDurability, Outbox, Publish, Ring, Sends, Server, WsDialect,
 };
 pub use kind::Kind;
 pub use settings::Settings;

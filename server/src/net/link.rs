@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use rustix::net::{RecvFlags, recv};
+use tickcast_engine::Written;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
@@ -58,6 +59,39 @@ impl Link {
     pub fn block(&self) {
         self.blocked.set(true);
         self.nudge();
+    }
+
+    /// Notes what a write of `bytes` bytes found out about the socket.
+    pub fn settle(&self, written: io::Result<usize>, bytes: usize) -> Written {
+        match written {
+            Ok(0) => Written::Gone,
+            Ok(count) => {
+                // A socket that took a part is full as well: the shard waits for its task either way.
+                if count < bytes {
+                    self.block();
+                }
+                Written::Bytes(count)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.block();
+                Written::WouldBlock
+            }
+            Err(_) => {
+                self.gone.set(true);
+                self.nudge();
+                Written::Gone
+            }
+        }
+    }
+
+    /// The same for a write that went past the runtime, which has to be told when the socket is full: it
+    /// would take it for writable until it found out by itself.
+    pub fn settle_past_runtime(&self, written: io::Result<usize>, bytes: usize) -> Written {
+        if written.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            let full = || Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.tcp.try_io(Interest::WRITABLE, full);
+        }
+        self.settle(written, bytes)
     }
 
     /// Wakes the connection's task; if it does not wait just now, its next wait ends at once.

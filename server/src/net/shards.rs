@@ -12,13 +12,14 @@
 use std::cell::{Cell as StdCell, RefCell};
 use std::io::{self, IoSlice};
 use std::net::TcpStream as StdTcpStream;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use tickcast_engine::{Notify, PeerId, PeerIo, Shard, Written};
+use tickcast_engine::{Notify, PeerId, PeerIo, Shard, WriteRequest, Written};
 use tickcast_protocol::codec::LZ4_BIT;
 use tokio::net::TcpStream;
 use tokio::runtime::{LocalOptions, LocalRuntime};
@@ -30,8 +31,9 @@ use super::connection::Connection;
 use super::link::Link;
 use super::listener::Place;
 use super::upgrade::Speaks;
+use super::uring::{Ring, Send};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Sends};
 use crate::ingest::Ingest;
 use crate::instruments::Directory;
 use crate::metrics::{Histogram, Metrics};
@@ -104,6 +106,8 @@ pub struct Shared {
     pub directory: Arc<Directory>,
     /// Wall-clock time.
     pub clock: Clock,
+    /// How the kernel is handed writes: as set, or what [`available`] made of it.
+    pub sends: Sends,
 }
 
 /// One shard and its sockets, shared by the tasks of its thread.
@@ -138,40 +142,57 @@ impl Cell {
     }
 }
 
+/// Fewest writes that are handed to the kernel together; fewer cost less one by one.
+const TOGETHER_MIN: usize = 4;
+
 /// The sockets of one shard, by peer.
 #[derive(Default)]
-pub struct Sockets(Vec<Option<Rc<Link>>>);
+pub struct Sockets {
+    links: Vec<Option<Rc<Link>>>,
+    /// What hands many writes to the kernel together, where it can.
+    ring: Option<Ring>,
+}
 
 impl Sockets {
+    /// No sockets yet; they will be written to from this thread.
+    #[must_use]
+    pub fn new(sends: Sends) -> Self {
+        let ring = match sends {
+            Sends::Single => None,
+            Sends::Auto | Sends::IoUring => Ring::new().inspect_err(ring_lost).ok(),
+        };
+        Self { links: Vec::new(), ring }
+    }
+
     /// Remembers the socket of `peer`.
     pub fn insert(&mut self, peer: PeerId, link: Rc<Link>) {
-        if self.0.len() <= peer.index() {
-            self.0.resize_with(peer.index() + 1, || None);
+        if self.links.len() <= peer.index() {
+            self.links.resize_with(peer.index() + 1, || None);
         }
-        self.0[peer.index()] = Some(link);
+        self.links[peer.index()] = Some(link);
     }
 
     /// True when the socket of `peer` is known to be full.
     #[must_use]
     pub fn is_blocked(&self, peer: PeerId) -> bool {
-        matches!(self.0.get(peer.index()), Some(Some(link)) if link.blocked.get())
+        matches!(self.links.get(peer.index()), Some(Some(link)) if link.blocked.get())
     }
 
     /// Wakes the task of `peer`.
     fn nudge(&self, peer: PeerId) {
-        if let Some(Some(link)) = self.0.get(peer.index()) {
+        if let Some(Some(link)) = self.links.get(peer.index()) {
             link.nudge();
         }
     }
 
     /// Wakes every task.
     fn nudge_all(&self) {
-        self.0.iter().flatten().for_each(|link| link.nudge());
+        self.links.iter().flatten().for_each(|link| link.nudge());
     }
 
     /// Forgets the socket of `peer`.
     pub fn remove(&mut self, peer: PeerId) {
-        if let Some(slot) = self.0.get_mut(peer.index()) {
+        if let Some(slot) = self.links.get_mut(peer.index()) {
             *slot = None;
         }
     }
@@ -179,32 +200,67 @@ impl Sockets {
 
 impl PeerIo for Sockets {
     fn write(&mut self, peer: PeerId, bufs: &[IoSlice<'_>]) -> Written {
-        let Some(Some(link)) = self.0.get(peer.index()) else { return Written::Gone };
+        let Some(Some(link)) = self.links.get(peer.index()) else { return Written::Gone };
         let written = match bufs {
             // send(2) costs the kernel less than writev(2), and one buffer is the usual case.
             [buf] => link.tcp.try_write(buf),
             bufs => link.tcp.try_write_vectored(bufs),
         };
-        match written {
-            Ok(0) => Written::Gone,
-            Ok(count) => {
-                // A socket that took a part is full as well: the shard waits for its task either way.
-                if count < bufs.iter().map(|buf| buf.len()).sum() {
-                    link.block();
+        link.settle(written, bufs.iter().map(|buf| buf.len()).sum())
+    }
+
+    fn write_each(&mut self, requests: &[WriteRequest], buffer: &[u8], written: &mut Vec<Written>) {
+        let already = written.len();
+        if requests.len() >= TOGETHER_MIN
+            && let Some(ring) = &mut self.ring
+        {
+            let links = &self.links;
+            let link = |request: &WriteRequest| links.get(request.peer.index()).and_then(Option::as_deref);
+            // A peer has a socket for as long as the engine knows it; were that ever untrue, the writes one
+            // by one below would say so, and none of its bytes would go to another.
+            let mut known =
+                requests.iter().map_while(|request| Some((link(request)?, request.bytes(buffer))));
+            let sends = known.clone().map(|(link, bytes)| Send { socket: link.tcp.as_fd(), bytes });
+            let end = ring.send_each(sends, |result| {
+                if let Some((link, bytes)) = known.next() {
+                    written.push(link.settle_past_runtime(result, bytes.len()));
                 }
-                Written::Bytes(count)
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                link.block();
-                Written::WouldBlock
-            }
-            Err(_) => {
-                link.gone.set(true);
-                link.nudge();
-                Written::Gone
+            });
+            if let Err(error) = end {
+                ring_lost(&error);
+                self.ring = None;
             }
         }
+        for request in &requests[written.len() - already..] {
+            let one = self.write(request.peer, &[IoSlice::new(request.bytes(buffer))]);
+            written.push(one);
+        }
     }
+}
+
+/// What `server.sends` means on this machine: never [`Sends::Auto`].
+///
+/// # Errors
+/// When io_uring was asked for by name and the kernel does not give it.
+pub fn available(sends: Sends) -> io::Result<Sends> {
+    match (sends, Ring::new()) {
+        (Sends::Single, _) => Ok(Sends::Single),
+        (Sends::Auto | Sends::IoUring, Ok(_)) => Ok(Sends::IoUring),
+        (Sends::Auto, Err(error)) => {
+            tracing::info!(%error, "no io_uring here: each send is a system call of its own");
+            Ok(Sends::Single)
+        }
+        (Sends::IoUring, Err(error)) => {
+            let text = format!(
+                "server.sends is \"io_uring\", which this kernel does not give ({error}): write \"auto\", or allow it (Linux 6.0, kernel.io_uring_disabled = 0, the container's seccomp profile)"
+            );
+            Err(io::Error::new(error.kind(), text))
+        }
+    }
+}
+
+fn ring_lost(error: &io::Error) {
+    tracing::warn!(%error, "io_uring is no longer available: each send is a system call of its own");
 }
 
 impl Shards {
@@ -301,6 +357,7 @@ fn run(
     connections: &Arc<AtomicUsize>,
     latency: &Latency,
 ) {
+    let sends = shared.sends;
     let limits = &shared.config.limits;
     let terms = Rc::new(Terms {
         boot_id: shared.ingest.engine().boot().0,
@@ -314,7 +371,7 @@ fn run(
     });
     let cell = Rc::new(Cell {
         shard: RefCell::new(shard),
-        sockets: RefCell::default(),
+        sockets: RefCell::new(Sockets::new(sends)),
         shared,
         terms,
         leave_by: StdCell::new(None),

@@ -1,6 +1,7 @@
 //! Native JSON: the message table as it is, for publishing, tools, and the twins of golden files.
 //!
-//! In: `{"type","topic"?,"id"?,"ts"?,"data":{…}}`, strict: a member nobody knows is refused by name.
+//! In: `{"type","topic"?,"id"?,"ts"?,"data":{…}}`, and for critical messages `"publisher"?`, `"durability"?`,
+//! `"expires_at"?` and `"collapse_key"?`; strict: a member nobody knows is refused by name.
 //! Out: `{"type","topic","sequence","time","class","data":{…}}` on one line. Decimals are exact numbers in
 //! plain notation, times RFC 3339, names text (numbers when unknown), bytes hexadecimal, JSON escapes
 //! verbatim; what is absent is left out.
@@ -11,7 +12,7 @@ use std::fmt::Display;
 
 use tickcast_protocol::error::{ErrorCode, FieldError, FieldReason};
 use tickcast_protocol::field::{Field, Input, Timestamp, Value};
-use tickcast_protocol::message::View;
+use tickcast_protocol::message::{Durability, View};
 use tickcast_protocol::{Class, Header, Message, Topic, registry};
 
 use crate::case::Case;
@@ -23,7 +24,8 @@ use crate::write::{self, Object};
 pub const ID_BYTES_MAX: usize = 64;
 
 /// Members of a native message.
-const MEMBERS: &[&str] = &["type", "topic", "id", "ts", "data"];
+const MEMBERS: &[&str] =
+    &["type", "topic", "id", "ts", "data", "publisher", "durability", "expires_at", "collapse_key"];
 
 /// A message as published.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +36,14 @@ pub struct NativeMessage {
     pub topic: Topic,
     /// The publisher's id of it.
     pub id: Option<String>,
+    /// Who publishes it, as far as ids are concerned.
+    pub publisher: Option<String>,
+    /// The least durability that will do.
+    pub durability: Durability,
+    /// When a critical message is of no use any more, in ns UTC.
+    pub expires_at: Option<i64>,
+    /// What a critical message replaces of its topic.
+    pub collapse_key: Option<String>,
 }
 
 /// Why a message cannot be published.
@@ -84,7 +94,16 @@ pub fn native_decode(input: &Input<'_>, now: i64) -> Result<NativeMessage, Nativ
             .filter(|value| !is_null(value))
     };
     let info = type_of(member("type"))?;
-    let id = member("id").map(|value| id_of(value)).transpose()?;
+    let id = member("id").map(|value| id_of("id", value)).transpose()?;
+    let publisher = member("publisher").map(|value| id_of("publisher", value)).transpose()?;
+    let collapse_key = member("collapse_key").map(|value| id_of("collapse_key", value)).transpose()?;
+    let durability = member("durability").map_or(Ok(Durability::MEMORY), |value| {
+        Durability::build(Some(value)).map_err(|error| at("durability", error))
+    })?;
+    let expires_at = member("expires_at").map(|value| {
+        Timestamp::build(Some(value)).map(|time| time.0).map_err(|error| at("expires_at", error))
+    });
+    let expires_at = expires_at.transpose()?;
     let ts = member("ts");
     if let Some(ts) = ts {
         Timestamp::build(Some(ts)).map_err(|error| at("ts", error))?;
@@ -112,7 +131,7 @@ pub fn native_decode(input: &Input<'_>, now: i64) -> Result<NativeMessage, Nativ
             _ => {}
         }
     }
-    Ok(NativeMessage { message, topic, id })
+    Ok(NativeMessage { message, topic, id, publisher, durability, expires_at, collapse_key })
 }
 
 fn type_of(value: Option<&Input<'_>>) -> Result<&'static registry::TypeInfo, NativeError> {
@@ -132,12 +151,12 @@ fn type_of(value: Option<&Input<'_>>) -> Result<&'static registry::TypeInfo, Nat
     })
 }
 
-fn id_of(value: &Input<'_>) -> Result<String, NativeError> {
-    let id = String::build(Some(value)).map_err(|error| at("id", error))?;
+fn id_of(name: &str, value: &Input<'_>) -> Result<String, NativeError> {
+    let id = String::build(Some(value)).map_err(|error| at(name, error))?;
     if (1..=ID_BYTES_MAX).contains(&id.len()) {
         return Ok(id);
     }
-    Err(invalid("id", format!("field `id`: has {} bytes, 1 to {ID_BYTES_MAX} are allowed", id.len())))
+    Err(invalid(name, format!("field `{name}`: has {} bytes, 1 to {ID_BYTES_MAX} are allowed", id.len())))
 }
 
 fn topic_of(value: &Input<'_>, info: &registry::TypeInfo) -> Result<Topic, NativeError> {

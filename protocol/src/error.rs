@@ -273,6 +273,10 @@ codes! {
         StreamLimit = 21, "STREAM_LIMIT";
         /// Not allowed in the present state, such as a subscribe before hello.
         InvalidState = 22, "INVALID_STATE";
+        /// Another message was published under the same id.
+        Conflict = 23, "CONFLICT";
+        /// Too much waits for every recipient of a critical message.
+        QueueFull = 24, "QUEUE_FULL";
     }
 }
 
@@ -315,6 +319,8 @@ codes! {
         Unauthenticated = 4501, "unauthenticated";
         /// Not allowed.
         Forbidden = 4503, "forbidden";
+        /// Another connection has the identity.
+        Replaced = 4509, "replaced";
         /// A protocol version that is not spoken here.
         SchemaMismatch = 4510, "schema_mismatch";
         /// Too many connections.

@@ -232,6 +232,26 @@ record! {
     }
 }
 record! {
+    /// A stretch of positions of critical messages, both ends included.
+    "span" Span / ArchivedSpan {
+        /// The first.
+        from: u64, "position";
+        /// The last.
+        through: u64, "position";
+    }
+}
+record! {
+    /// A recipient for whom a critical message was not kept, because too much waits for it.
+    "full_recipient" FullRecipient / ArchivedFullRecipient {
+        /// The durable identity.
+        identity: String, "identity";
+        /// Critical messages that wait for it.
+        waiting: u32, "count";
+        /// Age of the oldest of them.
+        oldest_age_ms: u64, "ms";
+    }
+}
+record! {
     /// One position of a portfolio.
     "holding" Holding / ArchivedHolding {
         /// Instrument held.
@@ -346,10 +366,14 @@ messages! {
         request: u64, "id";
         /// Topic expected, or empty when it follows from the key fields.
         topic: String, "topic";
-        /// The publisher's id of the message, or empty; at most 64 bytes.
+        /// The publisher's id of the message, or empty; at most 64 bytes. A critical message that is published again under its id is accepted once.
         id: String, "text";
         /// The least durability that will do.
         durability: Durability, "name";
+        /// When a critical message is of no use any more and waits for nobody; zero for never.
+        expires_at: Timestamp, "ns UTC";
+        /// A critical message takes the place of an older one of its topic and this key that still waits; empty for none; at most 64 bytes.
+        collapse_key: String, "text";
     }
 
     /// Reply to a publish.
@@ -371,6 +395,12 @@ messages! {
         field: String, "path";
         /// What is wrong, or empty.
         message: String, "text";
+        /// Place of a critical message among all that were kept, or zero when none was.
+        position: u64, "position";
+        /// Recipients for whom a critical message waits until they acknowledge it.
+        queued: u32, "count";
+        /// Recipients for whom it was not kept: too much waits for them.
+        full: Vec<FullRecipient>, "list";
     }
 
     /// Asks for a pong.
@@ -505,6 +535,66 @@ messages! {
         topic: String, "topic";
         /// How many events are missing.
         count: u64, "events";
+    }
+
+    /// Says who the peer is, across connections: critical messages of its subscriptions wait for it until it acknowledges them.
+    30 version 1 "identify" Identify / ArchivedIdentify Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// Chosen by the peer, echoed in the answer.
+        request: u64, "id";
+        /// The durable identity, 1 to 64 bytes of `[A-Za-z0-9._:/@-]`.
+        identity: String, "identity";
+        /// As `identified` told it the first time; empty then.
+        token: String, "text";
+    }
+
+    /// Answer to identify. What waits for the identity follows; another connection of the same identity gets nothing more.
+    31 version 1 "identified" Identified / ArchivedIdentified Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// The request answered.
+        request: u64, "id";
+        /// The durable identity.
+        identity: String, "identity";
+        /// What proves the identity next time; to be kept as a secret.
+        token: String, "text";
+        /// What critical messages survive.
+        durability: Durability, "name";
+        /// Critical messages that wait for it.
+        pending: u32, "count";
+        /// Critical messages that are sent ahead of acknowledgements.
+        window: u32, "count";
+        /// Time after which one that was not acknowledged is sent again.
+        ack_timeout_ms: u32, "ms";
+    }
+
+    /// Says more about the critical data frame that follows it in the same WebSocket message, which is to be acknowledged.
+    32 version 1 "deliver" Deliver / ArchivedDeliver Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// Its place among all that were kept: what an acknowledgement names. Grows with each new message; never used twice.
+        position: u64, "position";
+        /// How often it was sent to this identity, this time included. From the second on it may have been seen before.
+        attempt: u32, "count";
+        /// Its topic.
+        topic: String, "topic";
+        /// Its number on the topic.
+        sequence: u64, "events";
+        /// Who published it.
+        publisher: String, "text";
+        /// The publisher's id of it, or empty.
+        id: String, "text";
+        /// When it was accepted.
+        accepted_at: Timestamp, "ns UTC";
+        /// When it is of no use any more, or zero.
+        expires_at: Timestamp, "ns UTC";
+    }
+
+    /// Says that the peer has handled critical messages: they do not come again.
+    33 version 1 "ack" Ack / ArchivedAck Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// Everything that was sent to the identity up to here, or zero.
+        through: u64, "position";
+        /// Besides, these.
+        spans: Vec<Span>, "list";
     }
 
     /// An instrument's latest price, quote and day, each as far as its source knows it.

@@ -13,11 +13,11 @@ use tickcast_protocol::frame::{FLAG_CRITICAL, Frame};
 use tickcast_protocol::message::{Class, Durability, Message, View};
 use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Predicate, Topic, frame};
 
+use crate::alerts::{Alerts, Keep, Kept};
 use crate::auth::{Authorizer, Principal};
 use crate::clock::Clock;
 use crate::health::HealthMonitor;
 use crate::instruments::Directory;
-use crate::journal::{Journal, falls_short};
 use crate::metrics::Metrics;
 
 /// Who published. Its number is its place in [`crate::metrics::SOURCES`].
@@ -69,10 +69,12 @@ impl From<FieldError> for Refusal {
 pub struct Accepted {
     /// Where it went.
     pub topic: Topic,
-    /// Its place there.
-    pub receipt: Receipt,
+    /// Its number there.
+    pub sequence: u64,
     /// What it survives.
     pub durability: Durability,
+    /// A critical message that the journal has.
+    pub kept: Option<Box<Kept>>,
 }
 
 /// What a publisher wants besides delivery.
@@ -82,13 +84,34 @@ pub struct Wishes<'a> {
     pub topic: &'a str,
     /// The least durability that will do.
     pub durability: Durability,
+    /// Who publishes: ids are unique per publisher. Empty is a name as well.
+    pub publisher: &'a str,
+    /// The publisher's id of the message, or empty.
+    pub id: &'a str,
+    /// When a critical message is of no use any more, in ns UTC; zero for never.
+    pub expires_at: i64,
+    /// What a critical message replaces of its topic, or empty.
+    pub collapse_key: &'a str,
 }
+
+/// Called once with what became of a critical message, on the journal's thread.
+pub type Later = Box<dyn FnOnce(Result<Accepted, Refusal>) + Send>;
+
+/// What became of a publish, as far as it is known at once.
+#[derive(Debug)]
+pub enum Published {
+    /// It was accepted.
+    Now(Accepted),
+    /// It is on its way to the disk; [`Later`] will be told.
+    Later,
+}
+
+/// The name of who gives none.
+const NOBODY: &str = "anonymous";
 
 /// The door. Cheap to share.
 pub struct Ingest {
     engine: Engine,
-    /// Keyed per process: nobody can prepare keys that collide.
-    hasher: RandomState,
     closed: AtomicBool,
     parts: IngestParts,
 }
@@ -103,8 +126,10 @@ pub struct IngestParts {
     pub metrics: Arc<Metrics>,
     /// Decides who may publish what.
     pub authorizer: Arc<dyn Authorizer>,
-    /// Keeps critical messages.
-    pub journal: Arc<dyn Journal>,
+    /// Keeps critical messages; without it they are as lasting as the process.
+    pub alerts: Option<Arc<Alerts>>,
+    /// Keyed per process: nobody can prepare keys that collide.
+    pub hasher: RandomState,
     /// Stamps.
     pub clock: Clock,
     /// Largest payload, in bytes.
@@ -115,7 +140,7 @@ impl Ingest {
     /// A door to `engine`.
     #[must_use]
     pub fn new(engine: Engine, parts: IngestParts) -> Self {
-        Self { engine, hasher: RandomState::new(), closed: AtomicBool::new(false), parts }
+        Self { engine, closed: AtomicBool::new(false), parts }
     }
 
     /// Takes nothing more: what is accepted from here on could not be delivered.
@@ -131,10 +156,19 @@ impl Ingest {
         Ok(())
     }
 
-    /// What an accepted message survives.
+    /// What an accepted message of a class survives.
     #[must_use]
-    pub fn durability(&self) -> Durability {
-        self.parts.journal.durability()
+    pub fn durability(&self, class: Class) -> Durability {
+        match &self.parts.alerts {
+            Some(alerts) if class == Class::Critical => alerts.durability(),
+            _ => Durability::MEMORY,
+        }
+    }
+
+    /// What keeps critical messages, if anything does.
+    #[must_use]
+    pub fn alerts(&self) -> Option<&Arc<Alerts>> {
+        self.parts.alerts.as_ref()
     }
 
     /// Nanoseconds since the Unix epoch, by the clock that stamps.
@@ -152,7 +186,7 @@ impl Ingest {
     /// A predicate made ready for the events that come through this door.
     #[must_use]
     pub fn condition(&self, predicate: Predicate) -> Condition {
-        Condition::new(predicate, &self.hasher)
+        Condition::new(predicate, &self.parts.hasher)
     }
 
     /// The engine behind the door.
@@ -164,6 +198,8 @@ impl Ingest {
     /// Publishes a frame as a publisher sent it: stream, sequence and time must be zero, and the payload
     /// not compressed, since it is forwarded as it came to peers that read plain ones.
     ///
+    /// `later` makes what is told when that is not known at once.
+    ///
     /// # Errors
     /// The field at fault; the refusal is counted.
     pub fn publish_frame(
@@ -171,7 +207,8 @@ impl Ingest {
         source: Source,
         frame: &Frame<'_>,
         wishes: Wishes<'_>,
-    ) -> Result<Accepted, Refusal> {
+        later: impl FnOnce() -> Later,
+    ) -> Result<Published, Refusal> {
         let header = &frame.header;
         if frame.is_compressed() {
             return Err(self.refuse(DecodeError::Compressed(header.codec()).into()));
@@ -187,7 +224,7 @@ impl Ingest {
                 return Err(self.refuse(Refusal::new(ErrorCode::InvalidField, field, message)));
             }
         }
-        self.publish(source, header, frame.payload, wishes).map_err(|refusal| self.refuse(refusal))
+        self.publish(source, header, frame.payload, wishes, later).map_err(|refusal| self.refuse(refusal))
     }
 
     /// Publishes a message of our own making or one translated from JSON.
@@ -199,9 +236,10 @@ impl Ingest {
         source: Source,
         message: &Message,
         wishes: Wishes<'_>,
-    ) -> Result<Accepted, Refusal> {
+        later: impl FnOnce() -> Later,
+    ) -> Result<Published, Refusal> {
         let (payload, header) = frame::payload(message);
-        self.publish(source, &header, &payload, wishes).map_err(|refusal| {
+        self.publish(source, &header, &payload, wishes, later).map_err(|refusal| {
             // What others publish wrongly says nothing about the health of a stream; our own feeds do.
             if source == Source::Feed {
                 self.parts.health.record_error(header.type_id, self.parts.clock.now(), &refusal.message);
@@ -216,7 +254,8 @@ impl Ingest {
         header: &Header,
         payload: &[u8],
         wishes: Wishes<'_>,
-    ) -> Result<Accepted, Refusal> {
+        later: impl FnOnce() -> Later,
+    ) -> Result<Published, Refusal> {
         if payload.len() > self.parts.payload_bytes_max {
             self.parts.metrics.limit_hit("limits.publisher_bytes");
             return Err(
@@ -242,23 +281,51 @@ impl Ingest {
                 format!("field `topic` is `{}` but the key fields say `{topic}`", clip(wishes.topic));
             return Err(Refusal::new(ErrorCode::InvalidField, "topic", message));
         }
-        let given = self.durability();
-        if falls_short(given, wishes.durability) {
+        let mut facts = view.facts(&self.parts.hasher);
+        if header.flags & FLAG_CRITICAL != 0 {
+            // A publisher may raise a message to critical, never lower it.
+            facts.class = Class::Critical;
+        }
+        let given = self.durability(facts.class);
+        if wishes.durability > given {
             let message = format!(
-                "durability `{}` cannot be had: this server keeps messages with durability `{}`",
+                "durability `{}` cannot be had: messages of class `{}` are kept with durability `{}` here",
                 wishes.durability.name(),
+                facts.class.name(),
                 given.name()
             );
             return Err(Refusal::new(ErrorCode::NotDurable, "durability", message));
         }
         self.check_open()?;
-        let mut facts = view.facts(&self.hasher);
-        if header.flags & FLAG_CRITICAL != 0 {
-            // A publisher may raise a message to critical, never lower it.
-            facts.class = Class::Critical;
-        }
         self.parts.directory.learn(view);
         let now = self.parts.clock.now();
+        if let Some(alerts) = self.parts.alerts.as_ref().filter(|_| facts.class == Class::Critical) {
+            let publisher = if wishes.publisher.is_empty() { NOBODY } else { wishes.publisher };
+            let Wishes { id, expires_at, collapse_key, .. } = wishes;
+            let (topic, facts) = (&topic, &facts);
+            let keep = Keep { publisher, id, topic, header, payload, facts, expires_at, collapse_key, now };
+            let (metrics, health, later) = (self.parts.metrics.clone(), self.parts.health.clone(), later());
+            let (type_id, topic) = (info.id, topic.clone());
+            let answer = move |outcome: Result<Kept, Refusal>| {
+                later(match outcome {
+                    Ok(kept) => {
+                        if !kept.is_duplicate {
+                            metrics.counters.received.add(type_id);
+                            metrics.counters.sources.add(source as usize);
+                            health.record_update(type_id, now);
+                        }
+                        let sequence = kept.sequence;
+                        Ok(Accepted { topic, sequence, durability: given, kept: Some(Box::new(kept)) })
+                    }
+                    Err(refusal) => {
+                        metrics.counters.refused.add(refusal.code.name());
+                        Err(refusal)
+                    }
+                });
+            };
+            alerts.publish(&keep, Box::new(answer));
+            return Ok(Published::Later);
+        }
         let incoming = Incoming {
             info,
             topic: &topic,
@@ -272,7 +339,8 @@ impl Ingest {
                 self.parts.metrics.counters.received.add(info.id);
                 self.parts.metrics.counters.sources.add(source as usize);
                 self.parts.health.record_update(info.id, now);
-                Ok(Accepted { topic, receipt, durability: given })
+                let sequence = receipt.sequence.0;
+                Ok(Published::Now(Accepted { topic, sequence, durability: given, kept: None }))
             }
             Err(error) => Err(self.engine_refusal(&error)),
         }
@@ -293,6 +361,10 @@ impl Ingest {
         self.check_open().map_err(|refusal| self.refuse(refusal))?;
         let class =
             tickcast_protocol::registry::by_name(topic.type_name()).map_or(Class::Ordered, |info| info.class);
+        if class == Class::Critical && self.parts.alerts.is_some() {
+            let message = "critical messages are numbered when they are on disk: a gap in them cannot be announced";
+            return Err(self.refuse(Refusal::new(ErrorCode::Forbidden, "topic", message)));
+        }
         self.engine
             .skip(&topic, class, count, self.parts.clock.now())
             .map_err(|error| self.engine_refusal(&error))
@@ -314,7 +386,8 @@ impl Ingest {
         if self.check_open().is_err() {
             return;
         }
-        if let Err(refusal) = self.publish_message(Source::Own, message, Wishes::default()) {
+        let unheard = || -> Later { Box::new(drop) };
+        if let Err(refusal) = self.publish_message(Source::Own, message, Wishes::default(), unheard) {
             tracing::warn!(error = refusal.message, "a change of stream health could not be announced");
         }
     }

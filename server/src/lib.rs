@@ -6,6 +6,7 @@
 //! `ARCHITECTURE.md` beside this crate walks a message through them.
 #![deny(unsafe_code)]
 
+pub mod alerts;
 pub mod auth;
 pub mod cli;
 pub mod clock;
@@ -14,7 +15,6 @@ pub mod feeds;
 pub mod health;
 pub mod ingest;
 pub mod instruments;
-pub mod journal;
 pub mod metrics;
 pub mod net;
 pub mod publish_api;

@@ -7,9 +7,10 @@ use tickcast_compat::native::native_decode;
 use tickcast_compat::parse::{self, Limits as JsonLimits};
 use tickcast_protocol::ErrorCode;
 use tickcast_protocol::field::Input;
+use tokio::sync::oneshot;
 
 use crate::config::Limits;
-use crate::ingest::{Accepted, Ingest, Refusal, Source, Wishes};
+use crate::ingest::{Accepted, Ingest, Later, Published, Refusal, Source, Wishes};
 use crate::metrics::Metrics;
 
 /// How a body is to be read.
@@ -57,6 +58,8 @@ enum Reply {
         durability: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<String>,
+        #[serde(flatten)]
+        kept: Option<KeptReply>,
     },
     Refused {
         index: usize,
@@ -68,8 +71,57 @@ enum Reply {
     },
 }
 
-/// Publishes every message of `body` and answers for each, as JSON: an object for a single message, an
-/// array otherwise.
+/// What the journal says of a critical message.
+#[derive(Serialize)]
+struct KeptReply {
+    position: u64,
+    queued: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    full: Vec<FullReply>,
+}
+
+#[derive(Serialize)]
+struct FullReply {
+    identity: String,
+    waiting: u32,
+    oldest_age_ms: u64,
+}
+
+/// The answers to a request's messages, those that wait for the disk among them.
+pub struct Replies {
+    slots: Vec<Slot>,
+    /// The body was one message, and not a list.
+    is_single: bool,
+}
+
+enum Slot {
+    Ready(Reply),
+    Later { index: usize, id: Option<String>, outcome: oneshot::Receiver<Result<Accepted, Refusal>> },
+}
+
+impl Replies {
+    /// Waits for the disk where need be. JSON: an object for a single message, an array otherwise.
+    pub async fn written(self) -> String {
+        let mut replies = Vec::with_capacity(self.slots.len());
+        for slot in self.slots {
+            replies.push(match slot {
+                Slot::Ready(reply) => reply,
+                Slot::Later { index, id, outcome } => {
+                    // The journal answers as long as there is one.
+                    let unknown = "the server stopped before it could say: publish it again under the same id";
+                    let lost = || Err(Refusal::new(ErrorCode::Unavailable, "", unknown));
+                    reply(index, outcome.await.unwrap_or_else(|_| lost()).map(|accepted| (accepted, id)))
+                }
+            });
+        }
+        match replies.as_slice() {
+            [single] if self.is_single => to_json(single),
+            all => to_json(&all),
+        }
+    }
+}
+
+/// Publishes every message of `body`; the answers, one for each, are had from [`Replies::written`].
 ///
 /// # Errors
 /// When the body cannot be taken apart; nothing was published then.
@@ -79,7 +131,7 @@ pub fn publish(
     limits: &Limits,
     form: Form,
     body: &[u8],
-) -> Result<String, RequestError> {
+) -> Result<Replies, RequestError> {
     let text = std::str::from_utf8(body).map_err(|error| RequestError {
         status: StatusCode::BAD_REQUEST,
         code: ErrorCode::BadRequest,
@@ -93,7 +145,7 @@ pub fn publish(
         JsonLimits { bytes: limits.publish_request_bytes, depth, values: limits.publish_request_bytes };
     let refuse = |index, refusal: Refusal| {
         metrics.counters.refused.add(refusal.code.name());
-        reply(index, Err(refusal))
+        Slot::Ready(reply(index, Err(refusal)))
     };
     let bounded = |count| {
         if count <= limits.publish_request_messages {
@@ -107,10 +159,7 @@ pub fn publish(
         let (status, code) = (StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::MessageTooLarge);
         Err(RequestError { status, code, field: String::new(), message })
     };
-    let one = |index: usize, input: &Input<'_>| -> Reply {
-        let outcome = publish_one(ingest, input);
-        reply(index, outcome)
-    };
+    let one = |index: usize, input: &Input<'_>| publish_one(ingest, index, input);
     match form {
         Form::Lines => {
             let lines = || text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -133,8 +182,7 @@ pub fn publish(
                     }
                 }
             });
-            let replies: Vec<_> = replies.collect();
-            Ok(to_json(&replies))
+            Ok(Replies { slots: replies.collect(), is_single: false })
         }
         Form::Json => {
             let input = parse::parse(text, &json_limits).map_err(|error| {
@@ -149,11 +197,10 @@ pub fn publish(
             match &input {
                 Input::Array(_, items) => {
                     bounded(items.len())?;
-                    let replies: Vec<_> =
-                        items.iter().enumerate().map(|(index, item)| one(index, item)).collect();
-                    Ok(to_json(&replies))
+                    let slots = items.iter().enumerate().map(|(index, item)| one(index, item)).collect();
+                    Ok(Replies { slots, is_single: false })
                 }
-                single => Ok(to_json(&one(0, single))),
+                single => Ok(Replies { slots: vec![one(0, single)], is_single: true }),
             }
         }
     }
@@ -165,28 +212,72 @@ fn count_depth(metrics: &Metrics, error: &parse::JsonError) {
     }
 }
 
-fn publish_one(ingest: &Ingest, input: &Input<'_>) -> Result<(Accepted, Option<String>), Refusal> {
+fn publish_one(ingest: &Ingest, index: usize, input: &Input<'_>) -> Slot {
     let native = native_decode(input, ingest.now() as i64)
         .map_err(|error| Refusal::new(error.code, error.field, error.message))
-        .inspect_err(|refusal| ingest.count_refusal(refusal))?;
-    let wishes = Wishes { topic: native.topic.as_str(), ..Wishes::default() };
-    let accepted = ingest.publish_message(Source::Http, &native.message, wishes)?;
-    Ok((accepted, native.id))
+        .inspect_err(|refusal| ingest.count_refusal(refusal));
+    let native = match native {
+        Ok(native) => native,
+        Err(refusal) => return Slot::Ready(reply(index, Err(refusal))),
+    };
+    let wishes = Wishes {
+        topic: native.topic.as_str(),
+        durability: native.durability,
+        publisher: native.publisher.as_deref().unwrap_or_default(),
+        id: native.id.as_deref().unwrap_or_default(),
+        expires_at: native.expires_at.unwrap_or(0),
+        collapse_key: native.collapse_key.as_deref().unwrap_or_default(),
+    };
+    let mut outcome = None;
+    let later = || -> Later {
+        let (sender, receiver) = oneshot::channel();
+        outcome = Some(receiver);
+        // Nobody listens any more when the request was given up.
+        Box::new(move |what| drop(sender.send(what)))
+    };
+    let published = ingest.publish_message(Source::Http, &native.message, wishes, later);
+    match (published, outcome) {
+        (Ok(Published::Later), Some(outcome)) => Slot::Later { index, id: native.id, outcome },
+        (Ok(Published::Now(accepted)), _) => Slot::Ready(reply(index, Ok((accepted, native.id)))),
+        (Ok(Published::Later), None) => unreachable!("what is told later has somebody to tell"),
+        (Err(refusal), _) => Slot::Ready(reply(index, Err(refusal))),
+    }
 }
 
 fn reply(index: usize, outcome: Result<(Accepted, Option<String>), Refusal>) -> Reply {
     match outcome {
         Ok((accepted, id)) => Reply::Accepted {
             index,
-            status: "accepted",
+            status: if accepted.kept.as_ref().is_some_and(|kept| kept.is_duplicate) {
+                "duplicate"
+            } else {
+                "accepted"
+            },
             topic: accepted.topic.as_str().to_owned(),
-            sequence: accepted.receipt.sequence.0,
+            sequence: accepted.sequence,
             durability: accepted.durability.name(),
             id,
+            kept: accepted.kept.map(|kept| KeptReply {
+                position: kept.position,
+                queued: kept.queued,
+                full: kept
+                    .full
+                    .into_iter()
+                    .map(|full| FullReply {
+                        identity: full.identity,
+                        waiting: full.waiting,
+                        oldest_age_ms: full.oldest_age_ms,
+                    })
+                    .collect(),
+            }),
         },
         Err(refusal) => Reply::Refused {
             index,
-            status: if refusal.code == ErrorCode::NotDurable { "not_durable" } else { "refused" },
+            status: match refusal.code {
+                ErrorCode::NotDurable => "not_durable",
+                ErrorCode::Conflict => "conflict",
+                _ => "refused",
+            },
             code: refusal.code.name(),
             field: refusal.field,
             message: refusal.message,

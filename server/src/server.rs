@@ -7,6 +7,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+use std::hash::RandomState;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -20,14 +21,14 @@ use tickcast_protocol::{BootId, Epoch};
 use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 
+use crate::alerts::{self, Alerts};
 use crate::auth::LoopbackAuthorizer;
 use crate::clock::Clock;
-use crate::config::{Config, Host};
+use crate::config::{Config, Host, MinDurability};
 use crate::feeds::run::{Feed, FeedSpec};
 use crate::health::{Cadence, HealthMonitor, Limits as HealthLimits};
 use crate::ingest::{Ingest, IngestParts};
 use crate::instruments::Directory;
-use crate::journal::MemoryJournal;
 use crate::metrics::Metrics;
 use crate::net::codec::Codec;
 use crate::net::http::Front;
@@ -36,6 +37,8 @@ use crate::net::origin::OriginPolicy;
 use crate::net::shards::{Bell, Shards, Shared, available};
 use crate::status::Status;
 
+/// How often critical messages that are of no use any more are ended.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the health of streams is looked at, to announce changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Bound of the engine's lane for critical messages, as a multiple of the outbox's.
@@ -105,6 +108,9 @@ pub fn start_with_clock(
     let (epoch, boot) = (Epoch(started), BootId(fastrand::u64(1..)));
     let codec = Arc::new(Codec::new(directory.clone(), clock.clone()));
     let (engine, engine_shards) = Engine::new(engine_config, epoch, boot, codec, notifies);
+    // Keyed per process: nobody can prepare attributes that collide.
+    let hasher = RandomState::new();
+    let alerts = open_alerts(&config, &engine, &hasher, started)?;
     let ingest = Arc::new(Ingest::new(
         engine,
         IngestParts {
@@ -112,7 +118,8 @@ pub fn start_with_clock(
             health: health.clone(),
             metrics: metrics.clone(),
             authorizer: Arc::new(LoopbackAuthorizer { open: config.publish.loopback_open }),
-            journal: Arc::new(MemoryJournal),
+            alerts: alerts.clone(),
+            hasher,
             clock: clock.clone(),
             payload_bytes_max: config.limits.publisher_bytes,
         },
@@ -214,6 +221,10 @@ impl Running {
         }
         // From here on nothing is accepted; what was is delivered before anybody is told to go.
         self.ingest.close();
+        if let Some(alerts) = self.ingest.alerts() {
+            // What was accepted is on disk, and on the ring.
+            alerts.close();
+        }
         self.shards.drain(self.drain_timeout);
         self.stop_front.send_replace(true);
         let _ = front.join();
@@ -224,6 +235,34 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+/// Opens the journal of critical messages, unless they are to be kept in memory alone.
+fn open_alerts(
+    config: &Config,
+    engine: &Engine,
+    hasher: &RandomState,
+    now: u64,
+) -> io::Result<Option<Arc<Alerts>>> {
+    if config.alerts.min_durability == MinDurability::Memory {
+        return Ok(None);
+    }
+    let ns = |duration: Duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX);
+    let mut settings = tickcast_journal::Settings::new(&config.journal.directory);
+    settings.spill_max = u32::try_from(config.alerts.waiting).unwrap_or(u32::MAX);
+    settings.spill_age_max = ns(config.alerts.waiting_age);
+    settings.retention = ns(config.journal.retention);
+    settings.id_age_min = ns(config.journal.remember_ids);
+    let limits = alerts::Limits { identities: config.alerts.identities };
+    let began = std::time::Instant::now();
+    let alerts = Alerts::open(settings, limits, engine, hasher, now).map_err(|error| {
+        io::Error::other(format!(
+            "{error}; to run without a journal, set alerts.min_durability = \"memory\""
+        ))
+    })?;
+    let (took, identities) = (began.elapsed(), alerts.identity_count());
+    tracing::info!(directory = config.journal.directory, ?took, identities, "critical messages are kept on disk");
+    Ok(Some(Arc::new(alerts)))
 }
 
 /// What the front thread is made from; [`Front`] itself stays on its thread.
@@ -271,10 +310,23 @@ impl FrontParts {
                 Err(error) => return tracing::error!(%error, "the listener cannot be used"),
             };
             let accepting = tokio::task::spawn_local(listener::accept(listener, front, stop.clone()));
+            let expiring = ingest.alerts().cloned().map(|alerts| {
+                let ingest = ingest.clone();
+                tokio::task::spawn_local(async move {
+                    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+                    loop {
+                        ticks.tick().await;
+                        alerts.tick(ingest.now());
+                    }
+                })
+            });
             let announcing = tokio::task::spawn_local(announce_health(ingest, health));
             let _ = stop.wait_for(|stop| *stop).await;
             accepting.abort();
             announcing.abort();
+            if let Some(expiring) = expiring {
+                expiring.abort();
+            }
         });
     }
 }

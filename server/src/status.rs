@@ -129,20 +129,32 @@ impl Status {
     #[must_use]
     pub fn readiness(&self, draining: bool) -> String {
         let check = |name: &str, ok: bool, detail: String| serde_json::json!({"name": name, "ok": ok, "detail": detail});
-        let durability = self.ingest.durability().name();
-        let detail = format!(
-            "critical messages are kept with durability {durability}: they do not survive the end of the process"
-        );
+        let (journal_is_well, detail) = self.journal();
         let lag = format!("the slowest shard is {} events behind", self.ingest.engine().lag());
         serde_json::json!({
             "ready": !draining,
             "checks": [
                 check("accepting", !draining, if draining { "draining".into() } else { "open".into() }),
                 check("shards", true, lag),
-                check("journal", true, detail),
+                check("journal", journal_is_well, detail),
             ],
         })
         .to_string()
+    }
+
+    /// How critical messages are kept, and whether that goes well.
+    fn journal(&self) -> (bool, String) {
+        let Some(alerts) = self.ingest.alerts() else {
+            let text = "critical messages are kept with durability memory: they do not survive the end of the process";
+            return (true, text.to_owned());
+        };
+        match alerts.health().trouble {
+            None => (true, "critical messages are kept with durability disk".to_owned()),
+            Some(trouble) => {
+                let text = "critical publishes are refused as not_durable, all else goes on";
+                (false, format!("the journal failed ({}): {text}; it is opened again by itself", trouble.reason))
+            }
+        }
     }
 
     /// `/version` as JSON.

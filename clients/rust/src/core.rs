@@ -18,6 +18,7 @@
 
 mod account;
 mod backoff;
+mod durable;
 mod event;
 mod fresh;
 mod outgoing;
@@ -39,6 +40,7 @@ use tickcast_protocol::{CloseCode, Message, frame};
 
 pub use account::Account;
 pub use backoff::Backoff;
+pub use durable::{Critical, Identity};
 pub use event::{
     ClientEvent, ClientState, Close, Data, Gap, GapReason, Origin, Outcome, ServerError, ServerInfo,
     StateChange, SubscriptionKey, SubscriptionState, Violation,
@@ -47,6 +49,7 @@ pub use publish::{PublishError, PublishOptions};
 pub use subscribe::{Delivery, SubscribeOptions};
 
 use backoff::Retries;
+use durable::Durable;
 use fresh::nanos;
 use outgoing::Outgoing;
 use streams::Streams;
@@ -91,6 +94,9 @@ pub struct CoreOptions {
     /// Whether the server may compress large messages to us (LZ4). Costs some microseconds for each of
     /// them, where they are decompressed.
     pub lz4: bool,
+    /// Who the client is across connections: critical messages of its subscriptions then wait for it until
+    /// [`Core::acknowledge`]. `None` gets them as they happen, like all others.
+    pub identity: Option<Identity>,
 }
 
 impl Default for CoreOptions {
@@ -108,6 +114,7 @@ impl Default for CoreOptions {
             replies_max: 8_192,
             streams_max: 65_536,
             lz4: true,
+            identity: None,
         }
     }
 }
@@ -150,6 +157,8 @@ pub struct Stats {
     pub unbound: u64,
     /// Data frames skipped: streams of a newer server, or past `streams_max`.
     pub skipped: u64,
+    /// Critical messages that were sent to the client's identity, repeats included.
+    pub critical: u64,
     /// Control frames this version does not know or expect.
     pub ignored: u64,
     /// Frames that could not be read.
@@ -206,6 +215,7 @@ enum Request {
     Unsubscribe,
     Configure(SubscriptionKey),
     Publish,
+    Identify,
 }
 
 /// The client core. See the module's documentation.
@@ -243,6 +253,7 @@ pub struct Core {
     decompressed: BytesMut,
     /// Accounts of streams that are not followed any more.
     retired: Account,
+    durable: Durable,
 }
 
 impl Core {
@@ -273,6 +284,7 @@ impl Core {
             stats: Stats::default(),
             decompressed: BytesMut::with_capacity(DECOMPRESSED_BYTES),
             retired: Account::default(),
+            durable: Durable::default(),
             options,
         }
     }
@@ -401,7 +413,10 @@ impl Core {
     pub fn poll_transmit(&mut self, now: u64) -> Option<Vec<u8>> {
         match self.state {
             State::Greeting { .. } => self.outgoing.next_control(),
-            State::Open(_) => self.outgoing.next_control().or_else(|| self.next_publishes(now)),
+            State::Open(_) => {
+                let control = self.next_ack().or_else(|| self.outgoing.next_control());
+                control.or_else(|| self.next_publishes(now))
+            }
             _ => None,
         }
     }
@@ -479,8 +494,15 @@ impl Core {
         self.lost(close, true, now);
     }
 
+    /// We give the connection up for good.
+    fn give_up(&mut self, close: Close, now: u64) {
+        self.links.push_back(Link::HangUp(close.clone()));
+        self.lost(close, false, now);
+    }
+
     fn lost(&mut self, close: Close, retry: bool, now: u64) {
         self.stats.closes += 1;
+        self.forget_identity();
         let was = std::mem::replace(&mut self.state, State::Idle);
         let mut come_back_at = None;
         if let State::Open(open) = was {

@@ -27,8 +27,8 @@ pub mod shell;
 pub mod text;
 
 pub use crate::core::{
-    Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Data, Delivery, Gap, GapReason,
-    Link, Origin, Outcome, PublishError, PublishOptions, ServerError, ServerInfo, StateChange, Stats,
+    Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Critical, Data, Delivery, Gap, GapReason,
+    Identity, Link, Origin, Outcome, PublishError, PublishOptions, ServerError, ServerInfo, StateChange, Stats,
     SubscribeOptions, SubscriptionKey, SubscriptionState, Violation,
 };
 pub use crate::shell::{

@@ -344,6 +344,11 @@ impl Client {
         self.act(|core, now| core.skip(topic, count, now))
     }
 
+    /// Says that critical messages were handled: they do not come again. See [`Core::acknowledge`].
+    pub fn acknowledge(&self, positions: impl IntoIterator<Item = u64>) {
+        self.act(|core, _| core.acknowledge(positions));
+    }
+
     /// Asks for the server's clock; the answer comes as [`ClientEvent::Pong`].
     pub fn ping(&self) {
         self.act(Core::ping);

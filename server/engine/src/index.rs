@@ -71,6 +71,14 @@ pub(crate) struct Rate {
     pub(crate) ordered: bool,
 }
 
+/// The streams of one subscription.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Scope {
+    pub(crate) filter: TopicFilter,
+    /// Streams of the class critical are left out.
+    pub(crate) without_critical: bool,
+}
+
 /// What one subscription wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Wanted {
@@ -99,7 +107,7 @@ type Key = (u8, u64);
 
 #[derive(Debug)]
 struct Filter {
-    filter: TopicFilter,
+    scope: Scope,
     streams: Vec<StreamId>,
     /// Events distributed on its streams.
     seen: u64,
@@ -126,7 +134,7 @@ pub(crate) struct Index {
     /// Ordered, so that a pattern's streams are found by its prefix.
     topics: BTreeMap<Topic, Vec<StreamId>>,
     filters: Slots<Filter>,
-    by_filter: HashMap<TopicFilter, FilterId, RandomState>,
+    by_filter: HashMap<Scope, FilterId, RandomState>,
     /// Filters that are no exact topics, by what stands before their first wildcard: those that may match
     /// a newborn stream are found by the prefixes of its topic.
     patterns: HashMap<Box<str>, Vec<FilterId>, RandomState>,
@@ -139,6 +147,16 @@ pub(crate) struct Index {
     event: u64,
     /// Interests with a rate.
     rated: usize,
+}
+
+impl Scope {
+    fn matches(&self, topic: &Topic, class: Class) -> bool {
+        self.takes(class) && self.filter.matches(topic)
+    }
+
+    fn takes(&self, class: Class) -> bool {
+        !(self.without_critical && class == Class::Critical)
+    }
 }
 
 impl Wanted {
@@ -252,12 +270,15 @@ impl Index {
         }
         debug_assert!(self.streams[place].is_none(), "a stream is born once");
         let mut filters: Vec<FilterId> = Vec::new();
-        filters.extend(self.by_filter.get(&TopicFilter::from(topic.clone())));
+        for without_critical in [false, true] {
+            let exact = Scope { filter: TopicFilter::from(topic.clone()), without_critical };
+            filters.extend(self.by_filter.get(&exact).filter(|_| exact.takes(class)));
+        }
         let name = topic.as_str();
         let ends = name.match_indices('.').map(|(at, _)| at + 1);
         for end in std::iter::once(0).chain(ends) {
             let patterns = self.patterns.get(&name[..end]).into_iter().flatten();
-            filters.extend(patterns.filter(|id| self.filters.get(id.0).filter.matches(&topic)));
+            filters.extend(patterns.filter(|id| self.filters.get(id.0).scope.matches(&topic, class)));
         }
         for filter in &filters {
             self.filters.get_mut(filter.0).streams.push(id);
@@ -321,11 +342,11 @@ impl Index {
     /// The interest in this, kept until it is released as often.
     pub(crate) fn want(
         &mut self,
-        filter: &TopicFilter,
+        scope: &Scope,
         condition: Option<&Condition>,
         rate: Option<Rate>,
     ) -> InterestId {
-        let filter_id = self.intern(filter);
+        let filter_id = self.intern(scope);
         let condition_id = condition.map(|condition| self.conditions.intern(condition));
         let wanted = Wanted { filter: filter_id, condition: condition_id, rate };
         if let Some(id) = self.by_wanted.get(&wanted) {
@@ -426,9 +447,9 @@ impl Index {
         &self.interests.get(id.0).wanted
     }
 
-    /// The topic filter behind an id.
-    pub(crate) fn filter(&self, id: FilterId) -> &TopicFilter {
-        &self.filters.get(id.0).filter
+    /// The topics and classes behind an id.
+    pub(crate) fn scope(&self, id: FilterId) -> &Scope {
+        &self.filters.get(id.0).scope
     }
 
     /// Events distributed so far on the streams of a filter.
@@ -493,10 +514,11 @@ impl Index {
     }
 
     /// The id of a filter, matched against the streams it may match if it is new.
-    fn intern(&mut self, filter: &TopicFilter) -> FilterId {
-        if let Some(id) = self.by_filter.get(filter) {
+    fn intern(&mut self, scope: &Scope) -> FilterId {
+        if let Some(id) = self.by_filter.get(scope) {
             return *id;
         }
+        let filter = &scope.filter;
         let mut streams: Vec<StreamId> = Vec::new();
         match filter.as_topic() {
             Some(topic) => streams.extend(self.topics.get(&topic).into_iter().flatten()),
@@ -508,8 +530,9 @@ impl Index {
                 streams.extend(near.filter(|(topic, _)| filter.matches(topic)).flat_map(|(_, ids)| ids));
             }
         }
+        streams.retain(|id| scope.takes(self.stream(*id).expect("it has a topic").class));
         let id = FilterId(self.filters.insert(Filter {
-            filter: filter.clone(),
+            scope: scope.clone(),
             streams: Vec::new(),
             seen: 0,
             interests: Vec::new(),
@@ -520,7 +543,7 @@ impl Index {
         for stream in &streams {
             self.stream_mut(*stream).expect("just seen").filters.push(id);
         }
-        self.by_filter.insert(filter.clone(), id);
+        self.by_filter.insert(scope.clone(), id);
         let mut place = 0;
         if filter.as_topic().is_none() {
             let patterns = self.patterns.entry(prefix_of(filter).into()).or_default();
@@ -539,9 +562,9 @@ impl Index {
             let stream = self.stream_mut(stream).expect("a filter's streams are known");
             stream.filters.retain(|other| *other != id);
         }
-        self.by_filter.remove(&filter.filter);
-        if filter.filter.as_topic().is_none() {
-            let prefix = prefix_of(&filter.filter);
+        self.by_filter.remove(&filter.scope);
+        if filter.scope.filter.as_topic().is_none() {
+            let prefix = prefix_of(&filter.scope.filter);
             let patterns = self.patterns.get_mut(prefix).expect("a pattern is under its prefix");
             patterns.swap_remove(filter.place as usize);
             if let Some(moved) = patterns.get(filter.place as usize) {
@@ -586,7 +609,8 @@ mod tests {
             .iter()
             .map(|text| {
                 let (filter, predicate) = text.split_once(" if ").unwrap_or((text, ""));
-                index.want(&TopicFilter::parse(filter).unwrap(), condition(predicate).as_ref(), None)
+                let filter = TopicFilter::parse(filter).unwrap();
+                index.want(&Scope { filter, without_critical: false }, condition(predicate).as_ref(), None)
             })
             .collect();
         ids.sort_unstable();

@@ -53,4 +53,20 @@ impl Shard {
         }
         may
     }
+
+    /// True while control messages wait for the peer.
+    #[must_use]
+    pub fn has_control(&self, peer: PeerId) -> bool {
+        let found = self.peers.find(peer).and_then(|index| self.peers.get(index));
+        found.is_some_and(|found| found.queue.as_ref().is_some_and(|queue| queue.outbox.has_control()))
+    }
+
+    /// Leaves streams of the class critical out of everything the peer subscribes to: it gets those in another
+    /// way. Says no once it has subscribed.
+    pub fn leave_out_critical(&mut self, peer: PeerId) -> bool {
+        let Some(index) = self.peers.find(peer) else { return false };
+        let found = self.peers.member(index);
+        found.without_critical |= found.subscriptions.is_empty();
+        found.without_critical
+    }
 }

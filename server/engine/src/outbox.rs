@@ -30,7 +30,8 @@ use crate::store::{EventRef, Store};
 
 /// Most control messages that may wait for one peer before [`crate::Shard::send`] refuses.
 pub const CONTROL_MESSAGES_MAX: usize = 256;
-/// Most bytes of control messages that may wait for one peer before [`crate::Shard::send`] refuses.
+/// Most bytes of control messages that may wait for one peer before [`crate::Shard::send`] refuses. One that is
+/// larger may wait alone.
 pub const CONTROL_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes put together for one write from an outbox; the buffer is the shard's.
 pub(crate) const WRITE_BYTES_MAX: usize = 64 * 1024;
@@ -469,7 +470,14 @@ impl Outbox {
     /// True when no further control message has its reserved place. Binds do not count.
     pub(crate) fn control_is_full(&self, more: usize) -> bool {
         let messages = self.control.len() - self.binds;
-        messages >= CONTROL_MESSAGES_MAX || self.control_bytes + more > CONTROL_BYTES_MAX
+        // One that is larger may wait alone.
+        let bytes = self.control_bytes;
+        messages >= CONTROL_MESSAGES_MAX || bytes > 0 && bytes + more > CONTROL_BYTES_MAX
+    }
+
+    /// True while control messages wait, binds among them.
+    pub(crate) fn has_control(&self) -> bool {
+        !self.control.is_empty()
     }
 
     /// Bytes of binds that wait.

@@ -109,6 +109,8 @@ pub(crate) struct Peer {
     /// On the list of peers to flush.
     pub(crate) dirty: bool,
     pub(crate) format: Format,
+    /// Its subscriptions leave out streams of the class critical.
+    pub(crate) without_critical: bool,
     pub(crate) closing: Option<CloseCode>,
     pub(crate) queue: Option<Box<Queue>>,
     pub(crate) delivered: u64,
@@ -178,6 +180,7 @@ impl Peer {
             gone: false,
             dirty: false,
             format,
+            without_critical: false,
             closing: None,
             queue: None,
             delivered: 0,

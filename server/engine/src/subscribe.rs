@@ -17,7 +17,7 @@ use crate::bind::BIND_BYTES_MAX;
 use crate::condition::Condition;
 use crate::event::Event;
 use crate::history::Recent;
-use crate::index::{FilterId, InterestId, Rate};
+use crate::index::{FilterId, InterestId, Rate, Scope};
 use crate::outbox::Outbox;
 use crate::peer::{PeerId, Subscription};
 use crate::shard::Shard;
@@ -173,7 +173,8 @@ impl Shard {
 
         let Subscribe { filter, start, delivery } = request;
         let condition = delivery.condition.clone();
-        let interest = self.index.want(&filter, condition.as_ref(), delivery.rate());
+        let scope = Scope { filter, without_critical: self.peers.member(index).without_critical };
+        let interest = self.index.want(&scope, condition.as_ref(), delivery.rate());
         let filter = self.index.wanted(interest).filter;
         let mut matched = self.matched(index, filter, &start);
         let (subscription, already) = self.add_subscription(index, interest, delivery.policy);
@@ -281,8 +282,8 @@ impl Shard {
         self.spill_run(group);
         self.live(peer)?;
         let (_, filter) = self.interest_at(index, at);
-        let topics = self.index.filter(filter).clone();
-        let interest = self.index.want(&topics, delivery.condition.as_ref(), delivery.rate());
+        let scope = self.index.scope(filter).clone();
+        let interest = self.index.want(&scope, delivery.condition.as_ref(), delivery.rate());
         self.reconfigure(index, at, interest, delivery.policy);
         let streams = self.index.streams_of(filter).len() as u32;
         Ok(Subscribed { subscription: id, epoch: self.epoch, streams, already: true })

@@ -98,9 +98,15 @@ impl Pub {
 async fn publish_line(client: &Client, line: &str) -> Result<(), String> {
     let input = parse(line, &Limits::default()).map_err(|error| error.to_string())?;
     let native = native_decode(&input, clock::unix_nanos() as i64);
-    let NativeMessage { message, topic, id } = native.map_err(|error| error.to_string())?;
-    let options =
-        PublishOptions { topic: topic.to_string(), id: id.unwrap_or_default(), ..PublishOptions::default() };
+    let native = native.map_err(|error| error.to_string())?;
+    let NativeMessage { message, topic, id, durability, expires_at, collapse_key, .. } = native;
+    let options = PublishOptions {
+        topic: topic.to_string(),
+        id: id.unwrap_or_default(),
+        durability,
+        expires_at: Timestamp(expires_at.unwrap_or(0)),
+        collapse_key: collapse_key.unwrap_or_default(),
+    };
     match client.publish_acked(&message, options).await {
         Ok(Outcome::Accepted { topic, sequence, durability, .. }) => {
             println!("accepted {topic} sequence {sequence} durability {}", durability.name());

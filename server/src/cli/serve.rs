@@ -67,10 +67,9 @@ impl Serve {
             feeds.push(FeedSpec::Replay { files: self.replay, speed: self.speed, wait_for: self.wait_for });
         }
         tracing::info!(budget = %config.budget(host), "memory budget");
-        tracing::info!(
-            durability = config.alerts.min_durability.name(),
-            "critical messages are kept in memory: they do not survive the end of this process"
-        );
+        if config.alerts.min_durability == MinDurability::Memory {
+            tracing::warn!("critical messages are kept in memory: they do not survive the end of this process");
+        }
         let listen = config.server.listen;
         let demo = self.demo.then(|| {
             format!(

@@ -119,6 +119,8 @@ impl Kind {
             (Self::Origins, Raw::List(items)) => {
                 items.iter().map(origin_of).collect::<Result<_, _>>().map(Value::Origins)
             }
+            (Self::Path, Raw::Text(path)) if path.is_empty() || path.contains('\0') => wrong("is no path"),
+            (Self::Path, Raw::Text(path)) => Ok(Value::Path(path.clone())),
             _ => wrong("is not of the type this key takes"),
         }
     }

@@ -122,6 +122,8 @@ choices! {
     MinDurability {
         /// In this process's memory: lost when the process ends.
         Memory = "memory",
+        /// On disk: survives a power cut of the machine.
+        Disk = "disk",
     }
     /// The least severe records that are logged.
     LogLevel {
@@ -379,17 +381,41 @@ keys! {
         case: JsonCase = "snake", choice(JsonCase::NAMES);
     }
 
-    /// Critical messages.
+    /// Critical messages: alerts, orders, executions, risk.
     alerts: Alerts {
-        /// The least durability a critical publish must have to be accepted. "memory" does not survive
-        /// the end of the process; there is no journal yet that could do better.
-        min_durability: MinDurability = "memory", Kind::Choice {
+        /// The least durability a critical publish must have to be accepted. "disk" keeps a journal in
+        /// `journal.directory`, where messages wait for whoever identified itself until they are acknowledged;
+        /// "memory" keeps none, and what was accepted does not survive the end of the process.
+        min_durability: MinDurability = "disk", Kind::Choice {
             names: MinDurability::NAMES,
             later: Some((
-                &["os", "disk", "quorum"],
-                "which has no journal to keep a critical message past the end of the process",
+                &["os", "quorum"],
+                "which writes a critical message to its own disk with every commit, and to no other node",
             )),
         };
+        /// Identities that messages may wait for.
+        #[cost("a few hundred bytes each, and up to 132 messages while one is connected and slow.")]
+        #[at_limit("error UNAVAILABLE; the peer may subscribe without an identity.")]
+        identities: usize = 10_000, count(1, 10_000);
+        /// Messages that may wait for an identity that is away or does not acknowledge.
+        #[cost("their bytes on disk, once for all identities.")]
+        #[at_limit("a publish is not kept for that identity, and its reply says so; refused with QUEUE_FULL when it is none's.")]
+        waiting: usize = 10_000, count(100, 1_000_000);
+        /// How old the oldest of them may get; past that no more than 100 wait.
+        waiting_age: Duration = "168h", duration(SECOND, 24 * 365 * HOUR);
+    }
+
+    /// The journal of critical messages, while `alerts.min_durability` is "disk".
+    journal: Journal {
+        /// Its directory, made if it is not there. No two servers may share it.
+        directory: String = "tickcast-data", Kind::Path;
+        /// How long a message is kept that waits for nobody, so that its publisher can ask what became of it.
+        #[cost("its bytes on disk.")]
+        retention: Duration = "24h", duration(SECOND, 24 * 365 * HOUR);
+        /// How long a publisher's ids are remembered at least, to know a message that comes again. A million are
+        /// remembered in any case.
+        #[cost("about 250 bytes of disk each.")]
+        remember_ids: Duration = "24h", duration(SECOND, 24 * 365 * HOUR);
     }
 
     /// Who may publish.

@@ -50,6 +50,8 @@ pub enum Kind {
     },
     /// A list of web origins.
     Origins,
+    /// A path on this machine.
+    Path,
 }
 
 /// What one may write, as a phrase that follows "write".
@@ -81,6 +83,7 @@ impl fmt::Display for Kind {
                 }
                 Ok(())
             }
+            Self::Path => f.write_str(r#"a path, such as "/var/lib/tickcast""#),
             Self::Origins => f.write_str(r#"a list of origins, such as ["https://desk.example.com"]"#),
         }
     }
@@ -96,6 +99,7 @@ pub(super) enum Value {
     Size(u64),
     Name(&'static str),
     Origins(Vec<String>),
+    Path(String),
 }
 
 impl fmt::Display for Value {
@@ -107,6 +111,7 @@ impl fmt::Display for Value {
             Self::Duration(duration) => write!(f, "\"{}\"", display_duration(*duration)),
             Self::Size(bytes) => write!(f, "\"{}\"", display_size(*bytes)),
             Self::Name(name) => write!(f, "\"{name}\""),
+            Self::Path(path) => write!(f, "{}", toml::Value::from(path.as_str())),
             // Checked origins are plain ASCII, so Rust's list of strings is TOML's.
             Self::Origins(origins) => write!(f, "{origins:?}"),
         }
@@ -135,5 +140,6 @@ fields! {
     u64: Value::Count(number) => Some(*number);
     usize: Value::Count(number) | Value::Size(number) => usize::try_from(*number).ok();
     Duration: Value::Duration(duration) => Some(*duration);
+    String: Value::Path(path) => Some(path.clone());
     Vec<String>: Value::Origins(origins) => Some(origins.clone());
 }

@@ -13,7 +13,7 @@ use tickcast_protocol::{Message, Topic};
 use super::{Action, Market, MarketConfig, Merged, Pace, Publish, Speed};
 use crate::clock;
 use crate::health::{Group, HealthMonitor};
-use crate::ingest::{Ingest, Source, Wishes};
+use crate::ingest::{Ingest, Later, Source, Wishes};
 use crate::metrics::Metrics;
 
 /// Longest sleep between looks at the order to stop.
@@ -106,23 +106,30 @@ struct FeedDesk {
     name: &'static str,
 }
 
-impl FeedDesk {
-    fn failed(&self, error: &str) {
-        // One line a second at most, however many messages fail.
-        static LAST: AtomicU64 = AtomicU64::new(0);
-        self.metrics.counters.feed_errors.add(self.name);
-        let now = clock::unix_nanos() / 1_000_000_000;
-        if LAST.swap(now, Ordering::Relaxed) != now {
-            tracing::warn!(feed = self.name, error, "a feed's message was refused");
-        }
+fn failed(metrics: &Metrics, feed: &'static str, error: &str) {
+    // One line a second at most, however many messages fail.
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    metrics.counters.feed_errors.add(feed);
+    let now = clock::unix_nanos() / 1_000_000_000;
+    if LAST.swap(now, Ordering::Relaxed) != now {
+        tracing::warn!(feed, error, "a feed's message was refused");
     }
 }
 
 impl Publish for FeedDesk {
     fn publish(&mut self, message: &Message) -> Result<(), String> {
-        let published = self.ingest.publish_message(Source::Feed, message, Wishes::default());
+        let wishes = Wishes { publisher: self.name, ..Wishes::default() };
+        let later = || -> Later {
+            let (metrics, name) = (self.metrics.clone(), self.name);
+            Box::new(move |outcome| {
+                if let Err(refusal) = outcome {
+                    failed(&metrics, name, &refusal.message);
+                }
+            })
+        };
+        let published = self.ingest.publish_message(Source::Feed, message, wishes, later);
         published.map(drop).map_err(|refusal| {
-            self.failed(&refusal.message);
+            failed(&self.metrics, self.name, &refusal.message);
             refusal.message
         })
     }

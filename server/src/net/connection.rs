@@ -7,13 +7,14 @@
 use std::cell::RefCell;
 use std::net::Shutdown;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tickcast_engine::{Condition, Delivery, Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Reason};
+use tickcast_protocol::message::{Message, Notice, NoticeKind, Reason};
 use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
 use tokio::net::TcpStream;
 use tokio::task;
@@ -26,8 +27,9 @@ use super::upgrade::Speaks;
 use super::websocket::{self, CloseReason, Inbound, Received};
 use crate::auth::{Denied, Principal};
 use crate::config::JsonCase;
-use crate::ingest::{Accepted, Refusal, Source, Wishes};
-use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Session};
+use crate::alerts::Alerts;
+use crate::ingest::{Later, Published, Refusal, Source, Wishes};
+use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Postbox, Session};
 
 /// Bytes read at once, after which others have their turn: some 500 publishes of 128 bytes. What is read
 /// together is delivered together, and messages that share a send cost a fraction of one each, so a busy
@@ -147,10 +149,10 @@ impl Connection {
             }
             let Ok(wake) = self.link.wake(timer.as_mut()).await else { return End::Lost };
             let outcome = match wake {
-                Wake::Nudge => self.flush_if_open(),
+                Wake::Nudge => self.take_posts().and_then(|()| self.flush_if_open()),
                 Wake::Room => {
                     self.link.blocked.set(false);
-                    self.flush()
+                    self.flush().and_then(|()| self.send())
                 }
                 Wake::Time => {
                     let outcome = self.on_time();
@@ -166,7 +168,7 @@ impl Connection {
             if began_or_ended {
                 self.message_began = self.inbound.is_midway().then(Instant::now);
             }
-            if began_or_ended || self.session.is_waiting() {
+            if began_or_ended || self.session.is_waiting() || self.session.due().is_some() {
                 timer.as_mut().reset(self.deadline());
             }
             if wake == Wake::Peer {
@@ -190,7 +192,29 @@ impl Connection {
             // A moment of its own: a peer that talks all the time must not put it off for ever.
             deadline = deadline.min(self.next_retry);
         }
+        if let Some(due) = self.session.due() {
+            let now = self.cell.shared.clock.now() as i64;
+            let wait = u64::try_from(due.saturating_sub(now)).unwrap_or(0);
+            deadline = deadline.min(Instant::now() + Duration::from_nanos(wait));
+        }
         deadline
+    }
+
+    /// Hands what other threads sent to the session.
+    fn take_posts(&mut self) -> Result<(), End> {
+        for post in self.link.take_posts() {
+            self.try_with_desk(|session, desk| session.post(post, desk))?;
+        }
+        Ok(())
+    }
+
+    /// Sends what waits for the peer's identity, as far as there is room.
+    fn send(&mut self) -> Result<(), End> {
+        if self.link.blocked.get() || !self.session.has_identity() {
+            return Ok(());
+        }
+        self.try_with_desk(|session, desk| session.send(desk))?;
+        self.flush()
     }
 
     fn on_time(&mut self) -> Result<(), End> {
@@ -222,6 +246,9 @@ impl Connection {
             self.with_desk(|session, desk| session.retry(desk));
             self.flush()?;
         }
+        if self.session.due().is_some_and(|due| due <= shared.clock.now() as i64) {
+            self.send()?;
+        }
         if now >= self.next_heartbeat {
             self.next_heartbeat = self.cell.beat_after(now + shared.config.heartbeat.interval);
             self.with_desk(|session, desk| session.heartbeat(desk));
@@ -246,7 +273,8 @@ impl Connection {
             Ok(count) => {
                 self.last_read = Instant::now();
                 self.feed(&mut scratch[..count])?;
-                self.flush()
+                self.flush()?;
+                self.send()
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(()),
             Err(_) => Err(End::Lost),
@@ -266,7 +294,7 @@ impl Connection {
                 return Ok(());
             }
             let was_publisher = *is_publisher;
-            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, overflow: false };
+            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, overflow: false, acknowledged: 0 };
             if !was_publisher && !matches!(received, Received::Close(_)) {
                 bucket.take(session, &mut desk)?;
             }
@@ -277,7 +305,9 @@ impl Connection {
                 Received::Pong => {}
                 Received::Close(code) => theirs = Some(code),
             }
-            let overflow = desk.overflow;
+            let (overflow, acknowledged) = (desk.overflow, desk.acknowledged);
+            // Who acknowledges what it was sent, message by message, is not too busy.
+            bucket.tokens += acknowledged.min(1) as f64;
             if *is_publisher && !was_publisher {
                 inbound.set_bytes_max(cell.shared.config.limits.publisher_bytes, "limits.publisher_bytes");
             }
@@ -296,7 +326,17 @@ impl Connection {
 
     fn with_desk(&mut self, act: impl FnOnce(&mut Session, &mut dyn Desk)) {
         let Self { session, cell, peer, is_publisher, .. } = self;
-        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, overflow: false });
+        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, overflow: false, acknowledged: 0 });
+    }
+
+    fn try_with_desk(
+        &mut self,
+        act: impl FnOnce(&mut Session, &mut dyn Desk) -> Result<(), CloseReason>,
+    ) -> Result<(), End> {
+        let Self { session, cell, peer, is_publisher, .. } = self;
+        let mut desk = PeerDesk { cell, peer: *peer, is_publisher, overflow: false, acknowledged: 0 };
+        act(session, &mut desk).map_err(End::Ours)?;
+        if desk.overflow { Err(End::Ours(UNREAD)) } else { Ok(()) }
     }
 
     /// Writes what waits, unless the socket is known to be full.
@@ -498,6 +538,7 @@ fn code_label(code: u16) -> &'static str {
         4006 => "4006",
         4008 => "4008",
         4500 => "4500",
+        4509 => "4509",
         _ => "other",
     }
 }
@@ -508,6 +549,8 @@ struct PeerDesk<'a> {
     peer: PeerId,
     is_publisher: &'a mut bool,
     overflow: bool,
+    /// Messages that the peer acknowledged just now.
+    acknowledged: usize,
 }
 
 impl PeerDesk<'_> {
@@ -556,8 +599,45 @@ impl Desk for PeerDesk<'_> {
         self.cell.shard.borrow_mut().set_format(self.peer, format);
     }
 
-    fn publish(&mut self, frame: &Frame<'_>, wishes: Wishes<'_>) -> Result<Accepted, Refusal> {
-        self.cell.shared.ingest.publish_frame(Source::Socket, frame, wishes)
+    fn publish(
+        &mut self,
+        frame: &Frame<'_>,
+        wishes: Wishes<'_>,
+        request: Option<u64>,
+    ) -> Result<Published, Refusal> {
+        let later = || -> Later {
+            let postbox = self.postbox();
+            Box::new(move |outcome| {
+                // Nobody asked to hear of a success.
+                if request.is_some() || outcome.is_err() {
+                    postbox.published(request, outcome);
+                }
+            })
+        };
+        self.cell.shared.ingest.publish_frame(Source::Socket, frame, wishes, later)
+    }
+
+    fn alerts(&self) -> Option<Arc<Alerts>> {
+        self.cell.shared.ingest.alerts().cloned()
+    }
+
+    fn postbox(&self) -> Postbox {
+        self.cell.postbox(self.peer)
+    }
+
+    fn leave_out_critical(&mut self) {
+        self.cell.shard.borrow_mut().leave_out_critical(self.peer);
+    }
+
+    fn has_room(&mut self) -> bool {
+        if self.cell.shard.borrow().has_control(self.peer) {
+            self.write_out();
+        }
+        !self.cell.shard.borrow().has_control(self.peer)
+    }
+
+    fn has_acknowledged(&mut self, messages: usize) {
+        self.acknowledged += messages;
     }
 
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal> {
@@ -570,10 +650,6 @@ impl Desk for PeerDesk<'_> {
 
     fn may_subscribe(&self, filter: &TopicFilter) -> Result<(), Denied> {
         self.cell.shared.ingest.authorizer().may_subscribe(&Principal::Anonymous, filter)
-    }
-
-    fn durability(&self) -> Durability {
-        self.cell.shared.ingest.durability()
     }
 
     fn accept_publisher(&mut self) {

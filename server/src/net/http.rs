@@ -220,7 +220,7 @@ impl Front {
             }
         };
         match publish_api::publish(&self.ingest, &self.metrics, limits, form, &body) {
-            Ok(replies) => json(StatusCode::OK, replies),
+            Ok(replies) => json(StatusCode::OK, replies.written().await),
             Err(problem_found) => problem(
                 problem_found.status,
                 problem_found.code.name(),

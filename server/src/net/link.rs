@@ -5,7 +5,7 @@
 //! waker here: no list of waiters and no notifier, which idle connections would pay for in memory.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -17,6 +17,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use crate::session::Post;
+
 /// A socket and what the shard's writes found out about it.
 pub struct Link {
     /// The socket.
@@ -27,6 +29,8 @@ pub struct Link {
     pub gone: Cell<bool>,
     nudged: Cell<bool>,
     waker: Cell<Option<Waker>>,
+    /// For the session, from other threads; most peers never get any.
+    posts: RefCell<Vec<Post>>,
 }
 
 /// What can wake a connection's task.
@@ -52,7 +56,19 @@ impl Link {
             gone: Cell::new(false),
             nudged: Cell::new(false),
             waker: Cell::new(None),
+            posts: RefCell::default(),
         }
+    }
+
+    /// Keeps something for the session, and wakes the connection's task.
+    pub fn post(&self, post: Post) {
+        self.posts.borrow_mut().push(post);
+        self.nudge();
+    }
+
+    /// What came for the session since the last time, in order.
+    pub fn take_posts(&self) -> Vec<Post> {
+        self.posts.take()
     }
 
     /// Notes that the socket is full, and lets the connection's task wait until it is not.

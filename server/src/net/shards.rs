@@ -37,7 +37,7 @@ use crate::config::{Config, Sends};
 use crate::ingest::Ingest;
 use crate::instruments::Directory;
 use crate::metrics::{Histogram, Metrics};
-use crate::session::Terms;
+use crate::session::{Post, Postbox, Terms};
 
 /// Time between two moments at which connections beat: some 30 of 10,000 at each, a fraction of a
 /// millisecond of work.
@@ -60,7 +60,11 @@ pub struct Adopted {
 /// What a shard thread is told.
 enum Command {
     Adopt(Box<Adopted>),
-    Drain { within: Duration },
+    /// For the session of a peer, if it is still there.
+    Post(PeerId, Box<Post>),
+    Drain {
+        within: Duration,
+    },
 }
 
 /// Ends a shard's sleep; keeps one notification until it is taken.
@@ -125,11 +129,25 @@ pub struct Cell {
     /// Connections whose tasks have not ended.
     alive: StdCell<usize>,
     bell: Arc<Bell>,
+    /// Where posts go. Weak: the shard ends when everybody else has let go of it.
+    inbox: mpsc::WeakUnboundedSender<Command>,
     /// Where the time of turns begins.
     pub began: Instant,
 }
 
 impl Cell {
+    /// By which other threads tell the session of `peer` something.
+    #[must_use]
+    pub fn postbox(&self, peer: PeerId) -> Postbox {
+        let inbox = self.inbox.clone();
+        Postbox::new(move |post| {
+            if let Some(inbox) = inbox.upgrade() {
+                // A shard that has ended has no sessions.
+                let _ = inbox.send(Command::Post(peer, Box::new(post)));
+            }
+        })
+    }
+
     /// The first moment, not before `earliest`, at which connections beat. They do so together, in slots of
     /// [`BEAT_SLOT`] or a sixteenth of the interval, whichever is less: a thread that wakes for each of 10,000
     /// quiet connections by itself spends most of that on waking.
@@ -176,6 +194,13 @@ impl Sockets {
     #[must_use]
     pub fn is_blocked(&self, peer: PeerId) -> bool {
         matches!(self.links.get(peer.index()), Some(Some(link)) if link.blocked.get())
+    }
+
+    /// Gives something to the session of `peer`, and wakes its task.
+    fn post(&self, peer: PeerId, post: Post) {
+        if let Some(Some(link)) = self.links.get(peer.index()) {
+            link.post(post);
+        }
     }
 
     /// Wakes the task of `peer`.
@@ -275,7 +300,7 @@ impl Shards {
             let (inbox, commands) = mpsc::unbounded_channel();
             let connections = Arc::new(AtomicUsize::new(0));
             let latency = Arc::new(Latency::default());
-            let (bell, shared) = (bell.clone(), shared.clone());
+            let (bell, shared, own) = (bell.clone(), shared.clone(), inbox.downgrade());
             let (counted, timed) = (connections.clone(), latency.clone());
             let thread = Builder::new().name(format!("shard-{index}")).spawn(move || {
                 let _guard = AbortOnPanic;
@@ -283,7 +308,7 @@ impl Shards {
                     .enable_all()
                     .build_local(LocalOptions::default());
                 match runtime {
-                    Ok(runtime) => run(&runtime, shard, &bell, commands, shared, &counted, &timed),
+                    Ok(runtime) => run(&runtime, shard, &bell, (commands, own), shared, &counted, &timed),
                     Err(error) => tracing::error!(%error, index, "a shard has no runtime"),
                 }
             })?;
@@ -352,7 +377,7 @@ fn run(
     runtime: &LocalRuntime,
     shard: Shard,
     bell: &Arc<Bell>,
-    commands: mpsc::UnboundedReceiver<Command>,
+    (commands, inbox): (mpsc::UnboundedReceiver<Command>, mpsc::WeakUnboundedSender<Command>),
     shared: Arc<Shared>,
     connections: &Arc<AtomicUsize>,
     latency: &Latency,
@@ -377,6 +402,7 @@ fn run(
         leave_by: StdCell::new(None),
         alive: StdCell::new(0),
         bell: bell.clone(),
+        inbox,
         began: Instant::now(),
     });
     runtime.block_on(drive(cell, commands, connections, latency));
@@ -432,6 +458,12 @@ async fn drive(
 fn obey(command: Command, cell: &Rc<Cell>, drain_by: &mut Option<Instant>, connections: &Arc<AtomicUsize>) {
     match command {
         Command::Drain { within } => *drain_by = Some(Instant::now() + within),
+        Command::Post(peer, post) => {
+            // Its place may be another's by now.
+            if cell.shard.borrow().format_of(peer).is_some() {
+                cell.sockets.borrow().post(peer, *post);
+            }
+        }
         Command::Adopt(adopted) => {
             let Adopted { stream, leftover, speaks, connection: number, place } = *adopted;
             cell.alive.set(cell.alive.get() + 1);

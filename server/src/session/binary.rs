@@ -16,8 +16,9 @@ use tickcast_protocol::{
     DecodeError, Epoch, ErrorCode, Predicate, Sequence, SubscriptionId, Topic, TopicFilter, frame,
 };
 
-use super::{Desk, NAME_BYTES_MAX, Strikes, Terms};
-use crate::ingest::{Refusal, Wishes};
+use super::durable::{Standing, Waiting};
+use super::{Desk, NAME_BYTES_MAX, Post, Strikes, Terms};
+use crate::ingest::{Accepted, Published, Refusal, Wishes};
 use crate::net::websocket::{self, CloseReason};
 
 /// Events a second that a subscription may be bounded to.
@@ -41,7 +42,10 @@ pub struct BinarySession {
     strikes: Strikes,
     /// `None` until hello.
     role: Option<Role>,
+    /// What it calls itself.
+    name: Box<str>,
     epoch: Epoch,
+    standing: Standing,
     /// Those of the engine, ascending by id: what is there already takes no room.
     subscriptions: Vec<(SubscriptionId, Asked)>,
 }
@@ -50,7 +54,10 @@ pub struct BinarySession {
 struct Pending {
     request: u64,
     topic: String,
+    id: String,
     durability: Durability,
+    expires_at: i64,
+    collapse_key: String,
     /// It was refused already: its data frame is dropped with it.
     refused: bool,
 }
@@ -63,7 +70,7 @@ struct Wanted {
 }
 
 /// A request that was refused: what to tell, and whether it counts as malformed.
-struct Rejection {
+pub(super) struct Rejection {
     request: u64,
     code: ErrorCode,
     field: String,
@@ -72,7 +79,7 @@ struct Rejection {
 }
 
 impl Rejection {
-    fn new(request: u64, code: ErrorCode, field: &str, message: impl Into<String>) -> Self {
+    pub(super) fn new(request: u64, code: ErrorCode, field: &str, message: impl Into<String>) -> Self {
         Self { request, code, field: field.to_owned(), message: message.into(), strike: false }
     }
 }
@@ -93,7 +100,16 @@ impl BinarySession {
     /// A session that waits for hello.
     #[must_use]
     pub fn new(terms: Rc<Terms>, connection: u64, epoch: Epoch) -> Self {
-        Self { terms, connection, strikes: Strikes::default(), role: None, epoch, subscriptions: Vec::new() }
+        Self {
+            terms,
+            connection,
+            strikes: Strikes::default(),
+            role: None,
+            name: Box::default(),
+            epoch,
+            standing: Standing::Anonymous,
+            subscriptions: Vec::new(),
+        }
     }
 
     /// True after hello.
@@ -189,7 +205,9 @@ impl BinarySession {
                         return Err(Rejection::new(0, ErrorCode::InvalidField, field, text));
                     }
                 }
-                self.hello(Role(hello.role.0), hello.codecs, desk)
+                self.hello(Role(hello.role.0), hello.codecs, desk)?;
+                self.name = hello.name.as_str().into();
+                Ok(())
             }
             (None, message) => {
                 Err(Rejection::new(request_of(message), ErrorCode::InvalidState, "", "say hello first"))
@@ -199,9 +217,11 @@ impl BinarySession {
             }
             (Some(_), View::Publish(publish)) => {
                 let (request, durability) = (publish.request.to_native(), Durability(publish.durability.0));
-                let (topic, id) = (publish.topic.as_str().to_owned(), publish.id.as_str());
-                let fault = if id.len() > NAME_BYTES_MAX {
-                    Some(("id", format!("field `id` has {} bytes, the limit is {NAME_BYTES_MAX}", id.len())))
+                let texts = [("id", publish.id.as_str()), ("collapse_key", publish.collapse_key.as_str())];
+                let too_long = texts.into_iter().find(|(_, text)| text.len() > NAME_BYTES_MAX);
+                let fault = if let Some((field, text)) = too_long {
+                    let text = format!("field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}", text.len());
+                    Some((field, text))
                 } else if Durability::NAMES.name_of(durability.0).is_none() {
                     let allowed = "0 memory, 1 os, 2 disk, 3 quorum";
                     Some((
@@ -211,7 +231,15 @@ impl BinarySession {
                 } else {
                     None
                 };
-                *pending = Some(Pending { request, topic, durability, refused: fault.is_some() });
+                *pending = Some(Pending {
+                    request,
+                    topic: publish.topic.as_str().to_owned(),
+                    id: publish.id.as_str().to_owned(),
+                    durability,
+                    expires_at: publish.expires_at.to_owned().0,
+                    collapse_key: publish.collapse_key.as_str().to_owned(),
+                    refused: fault.is_some(),
+                });
                 match fault {
                     Some((field, text)) => Err(Rejection::new(request, ErrorCode::InvalidField, field, text)),
                     None => Ok(()),
@@ -270,42 +298,127 @@ impl BinarySession {
             }
             Some(_) => {}
         }
-        let Some(pending) = pending else {
-            let refused = |refusal: Refusal| {
+        let (request, wishes) = match &pending {
+            Some(pending) => {
+                let Pending { request, topic, id, durability, expires_at, collapse_key, .. } = pending;
+                let (durability, expires_at) = (*durability, *expires_at);
+                (Some(*request), Wishes { topic, durability, publisher: &self.name, id, expires_at, collapse_key })
+            }
+            None => (None, Wishes { publisher: &self.name, ..Wishes::default() }),
+        };
+        match desk.publish(frame, wishes, request) {
+            Ok(Published::Now(accepted)) => self.published(request, Ok(accepted), desk),
+            Ok(Published::Later) => Ok(()),
+            Err(refusal) => self.published(request, Err(refusal), desk),
+        }
+    }
+
+    /// Tells the publisher what became of a message.
+    fn published(
+        &self,
+        request: Option<u64>,
+        outcome: Result<Accepted, Refusal>,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Rejection> {
+        let Some(request) = request else {
+            return outcome.map(drop).map_err(|refusal| {
                 let strike = refusal.code == ErrorCode::BadRequest || refusal.code == ErrorCode::UnknownType;
                 Rejection { strike, ..Rejection::new(0, refusal.code, &refusal.field, refusal.message) }
-            };
-            return desk.publish(frame, Wishes::default()).map(drop).map_err(refused);
+            });
         };
-        let wishes = Wishes { topic: &pending.topic, durability: pending.durability };
-        let reply = match desk.publish(frame, wishes) {
-            Ok(accepted) => message::Published {
-                request: pending.request,
-                status: PublishStatus::ACCEPTED,
-                topic: accepted.topic.as_str().to_owned(),
-                sequence: accepted.receipt.sequence.0,
-                durability: accepted.durability,
-                code: 0,
-                field: String::new(),
-                message: String::new(),
-            },
+        let reply = match outcome {
+            Ok(Accepted { topic, sequence, durability, kept }) => {
+                let kept = kept.map_or_else(Default::default, |kept| *kept);
+                message::Published {
+                    request,
+                    status: if kept.is_duplicate { PublishStatus::DUPLICATE } else { PublishStatus::ACCEPTED },
+                    topic: topic.as_str().to_owned(),
+                    sequence,
+                    durability,
+                    code: 0,
+                    field: String::new(),
+                    message: String::new(),
+                    position: kept.position,
+                    queued: kept.queued,
+                    full: kept.full,
+                }
+            }
             Err(refusal) => message::Published {
-                request: pending.request,
-                status: if refusal.code == ErrorCode::NotDurable {
-                    PublishStatus::NOT_DURABLE
-                } else {
-                    PublishStatus::REFUSED
+                request,
+                status: match refusal.code {
+                    ErrorCode::NotDurable => PublishStatus::NOT_DURABLE,
+                    ErrorCode::Conflict => PublishStatus::CONFLICT,
+                    _ => PublishStatus::REFUSED,
                 },
-                topic: pending.topic.chars().take(NAME_BYTES_MAX).collect(),
+                topic: String::new(),
                 sequence: 0,
-                durability: desk.durability(),
+                durability: Durability::MEMORY,
                 code: refusal.code.number(),
                 field: refusal.field,
                 message: refusal.message,
+                position: 0,
+                queued: 0,
+                full: Vec::new(),
             },
         };
         desk.say(framed(&Message::Published(reply)));
         Ok(())
+    }
+
+    /// Something from another thread.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn post(&mut self, post: Post, desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        let outcome = match post {
+            Post::Nudge => Ok(()),
+            Post::Published { request, outcome } => self.published(request, outcome, desk),
+            Post::Identified { request, outcome } => self.standing.answered(request, outcome, desk),
+            Post::Wished { request, outcome } => self.wished(request, outcome, desk),
+        };
+        if let Err(rejection) = outcome {
+            self.reject(rejection, desk)?;
+        }
+        self.send(desk)
+    }
+
+    /// Goes on with a subscription that waited for the disk.
+    fn wished(
+        &mut self,
+        request: u64,
+        outcome: Result<(), Refusal>,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Rejection> {
+        let Some(Waiting { subscribe, predicate, .. }) =
+            self.standing.known().and_then(|known| known.kept(request))
+        else {
+            return Ok(());
+        };
+        outcome.map_err(|refusal| Rejection::new(request, refusal.code, &refusal.field, refusal.message))?;
+        self.subscribe_live(request, subscribe, predicate, desk)
+    }
+
+    /// Sends what waits for the peer's identity, as far as there is room.
+    ///
+    /// # Errors
+    /// When another connection has the identity now.
+    pub fn send(&mut self, desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        self.standing.known().map_or(Ok(()), |known| known.send(desk))
+    }
+
+    /// True once the peer has an identity.
+    #[must_use]
+    pub fn has_identity(&self) -> bool {
+        matches!(self.standing, Standing::Known(_))
+    }
+
+    /// When time alone asks for a [`BinarySession::send`], in ns UTC.
+    #[must_use]
+    pub fn due(&self) -> Option<i64> {
+        match &self.standing {
+            Standing::Known(known) => known.ticket.due(),
+            Standing::Anonymous | Standing::Asked => None,
+        }
     }
 
     fn request(&mut self, message: Message, desk: &mut dyn Desk) -> Result<(), Rejection> {
@@ -358,7 +471,12 @@ impl BinarySession {
                 let id = SubscriptionId(unsubscribe.subscription);
                 let mut ack = acknowledgement(unsubscribe.request, SubscriptionStatus::UNSUBSCRIBED);
                 if desk.unsubscribe(id, &mut ack) {
-                    self.subscriptions.retain(|(known, _)| *known != id);
+                    if let Ok(at) = self.subscriptions.binary_search_by_key(&id, |(known, _)| *known) {
+                        let (_, (filter, predicate)) = self.subscriptions.remove(at);
+                        if let Some(known) = self.standing.known() {
+                            known.alerts.unwish(&known.ticket, &filter, predicate.as_ref());
+                        }
+                    }
                     return Ok(());
                 }
                 Err(not_subscribed(unsubscribe.request, unsubscribe.subscription))
@@ -393,6 +511,20 @@ impl BinarySession {
                     |refusal: Refusal| Rejection::new(0, refusal.code, &refusal.field, refusal.message);
                 desk.skip(&skip.topic, skip.count).map_err(refused)
             }
+            Message::Identify(identify) => {
+                if self.role == Some(Role::PUBLISHER) {
+                    let text = "this peer said hello as publisher; an identity is for who subscribes";
+                    return Err(Rejection::new(identify.request, ErrorCode::Forbidden, "role", text));
+                }
+                self.standing.identify(&identify, self.subscriptions.len(), desk)
+            }
+            Message::Ack(ack) => match self.standing.known() {
+                Some(known) => known.ack(&ack, desk),
+                None => {
+                    let text = "only a peer that identified itself has something to acknowledge";
+                    Err(Rejection::new(0, ErrorCode::InvalidState, "", text))
+                }
+            },
             // Answers to pings of ours need no answer.
             Message::Pong(_) => Ok(()),
             other => {
@@ -433,8 +565,33 @@ impl BinarySession {
         }
         desk.may_subscribe(&asked.0)
             .map_err(|denied| Rejection::new(request, ErrorCode::Forbidden, "filter", denied.message))?;
+        let (filter, predicate) = asked;
+        let subscribe = Subscribe { filter, start, delivery };
+        let mut waiting = Some(Waiting { request, subscribe, predicate });
+        match &mut self.standing {
+            Standing::Anonymous => {}
+            Standing::Asked => {
+                let text = "identify is not answered yet; subscribe after that";
+                return Err(Rejection::new(request, ErrorCode::InvalidState, "", text));
+            }
+            Standing::Known(known) => known.keep(&mut waiting, desk)?,
+        }
+        match waiting {
+            Some(Waiting { subscribe, predicate, .. }) => self.subscribe_live(request, subscribe, predicate, desk),
+            None => Ok(()),
+        }
+    }
+
+    fn subscribe_live(
+        &mut self,
+        request: u64,
+        subscribe: Subscribe,
+        predicate: Option<Predicate>,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Rejection> {
+        let asked = (subscribe.filter.clone(), predicate);
         let mut ack = acknowledgement(request, SubscriptionStatus::SUBSCRIBED);
-        match desk.subscribe(Subscribe { filter: asked.0.clone(), start, delivery }, &mut ack) {
+        match desk.subscribe(subscribe, &mut ack) {
             Ok(subscribed) => {
                 // Subscribing twice is success, and still one subscription.
                 let id = subscribed.subscription;

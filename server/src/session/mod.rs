@@ -6,6 +6,9 @@
 
 pub mod binary;
 pub mod d1;
+mod durable;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tickcast_engine::{Condition, Delivery, Format, Subscribe, SubscribeError, Subscribed};
@@ -13,8 +16,9 @@ use tickcast_protocol::frame::Frame;
 use tickcast_protocol::message::Durability;
 use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
 
+use crate::alerts::{Alerts, Ticket};
 use crate::auth::Denied;
-use crate::ingest::{Accepted, Refusal, Wishes};
+use crate::ingest::{Accepted, Published, Refusal, Wishes};
 use crate::net::websocket::CloseReason;
 
 pub use binary::BinarySession;
@@ -47,16 +51,30 @@ pub trait Desk {
     fn condition(&self, predicate: Predicate) -> Condition;
     /// Changes the form events take for this peer. Only while it has no subscription.
     fn set_format(&mut self, format: Format);
-    /// Publishes a frame.
-    fn publish(&mut self, frame: &Frame<'_>, wishes: Wishes<'_>) -> Result<Accepted, Refusal>;
+    /// Publishes a frame. `request` is the one that is answered, if it must be: what is not known at once comes
+    /// as [`Post::Published`].
+    fn publish(
+        &mut self,
+        frame: &Frame<'_>,
+        wishes: Wishes<'_>,
+        request: Option<u64>,
+    ) -> Result<Published, Refusal>;
+    /// What keeps critical messages, if anything does.
+    fn alerts(&self) -> Option<Arc<Alerts>>;
+    /// By which other threads tell this peer's session something.
+    fn postbox(&self) -> Postbox;
+    /// Leaves critical messages out of every subscription to come.
+    fn leave_out_critical(&mut self);
+    /// True while a further message would not wait behind others.
+    fn has_room(&mut self) -> bool;
+    /// The peer acknowledged so many messages: that much it may say besides.
+    fn has_acknowledged(&mut self, messages: usize);
     /// Announces an upstream gap.
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal>;
     /// Whether this peer may be a publisher.
     fn may_publish(&self) -> Result<(), Denied>;
     /// Whether this peer may have what the filter names.
     fn may_subscribe(&self, filter: &TopicFilter) -> Result<(), Denied>;
-    /// What an accepted publish survives.
-    fn durability(&self) -> Durability;
     /// The peer is a publisher from now on: larger messages, no rate limit.
     fn accept_publisher(&mut self);
     /// Sends a whole WebSocket message to the peer, before anything queued for it.
@@ -67,6 +85,63 @@ pub trait Desk {
     fn count_limit(&self, key: &'static str);
     /// Nanoseconds since the Unix epoch.
     fn now(&self) -> u64;
+}
+
+/// What other threads tell a session.
+#[derive(Debug)]
+pub enum Post {
+    /// There is something to send, or another connection has the peer's identity.
+    Nudge,
+    /// What became of a publish. Without a request the publisher wanted no answer, and is told of a refusal.
+    Published {
+        /// The publisher's request.
+        request: Option<u64>,
+        /// What became of it.
+        outcome: Result<Accepted, Refusal>,
+    },
+    /// What became of an identify.
+    Identified {
+        /// The request.
+        request: u64,
+        /// What became of it.
+        outcome: Result<Ticket, Refusal>,
+    },
+    /// A subscription is on disk, or is not.
+    Wished {
+        /// The request.
+        request: u64,
+        /// What became of it.
+        outcome: Result<(), Refusal>,
+    },
+}
+
+/// Takes what other threads have to tell; never blocks.
+#[derive(Clone)]
+pub struct Postbox(Arc<dyn Fn(Post) + Send + Sync>);
+
+impl Postbox {
+    /// By what a post is delivered.
+    #[must_use]
+    pub fn new(deliver: impl Fn(Post) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(deliver))
+    }
+
+    fn nudge(&self) {
+        (self.0)(Post::Nudge);
+    }
+
+    fn identified(&self, request: u64, outcome: Result<Ticket, Refusal>) {
+        (self.0)(Post::Identified { request, outcome });
+    }
+
+    fn wished(&self, request: u64, outcome: Result<(), Refusal>) {
+        (self.0)(Post::Wished { request, outcome });
+    }
+
+    /// Tells what became of a publish.
+    pub fn published(&self, request: Option<u64>, outcome: Result<Accepted, Refusal>) {
+        (self.0)(Post::Published { request, outcome });
+    }
 }
 
 /// What every session is told when it begins; the same for all of a shard.
@@ -158,6 +233,44 @@ impl Session {
         match self {
             Self::Binary(_) => {}
             Self::D1(session) => session.heartbeat(desk),
+        }
+    }
+
+    /// Something from another thread.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn post(&mut self, post: Post, desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        match self {
+            Self::Binary(session) => session.post(post, desk),
+            // JSON peers publish by HTTP, and have no identity.
+            Self::D1(_) => Ok(()),
+        }
+    }
+
+    /// Sends what waits for the peer's identity, as far as there is room.
+    ///
+    /// # Errors
+    /// Why the connection must end.
+    pub fn send(&mut self, desk: &mut dyn Desk) -> Result<(), CloseReason> {
+        match self {
+            Self::Binary(session) => session.send(desk),
+            Self::D1(_) => Ok(()),
+        }
+    }
+
+    /// True for a peer for whose identity critical messages wait.
+    #[must_use]
+    pub fn has_identity(&self) -> bool {
+        matches!(self, Self::Binary(session) if session.has_identity())
+    }
+
+    /// When time alone asks for a [`Session::send`], in ns UTC.
+    #[must_use]
+    pub fn due(&self) -> Option<i64> {
+        match self {
+            Self::Binary(session) => session.due(),
+            Self::D1(_) => None,
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use tickcast::config::{Config, Host, Settings};
 use tickcast::feeds::run::FeedSpec;
+use tickcast::ingest::{Source, Wishes};
 use tickcast::server::{self, Running};
 use tickcast_protocol::frame::{self, Frame, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{Hello, Message, Policy, Role, Start, Subscribe};
@@ -30,9 +31,10 @@ pub struct TestServer {
     pub running: Running,
 }
 
-/// The built-in defaults with these keys changed, on a free port.
+/// The built-in defaults with these keys changed, on a free port, and without a journal unless asked for.
 pub fn config(settings: &[(&str, &str)]) -> Config {
-    let flags = [("server.listen", "127.0.0.1:0")].iter().chain(settings);
+    let flags = [("server.listen", "127.0.0.1:0"), ("alerts.min_durability", "memory")];
+    let flags = flags.iter().chain(settings);
     let flags = flags.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
     Settings::default().flags(flags.collect::<Vec<_>>()).check().expect("the test's settings are sound")
 }
@@ -95,7 +97,7 @@ impl TestServer {
     pub fn publish(&self, message: &Message) {
         let ingest = self.running.ingest();
         ingest
-            .publish_message(tickcast::ingest::Source::Own, message, tickcast::ingest::Wishes::default())
+            .publish_message(Source::Own, message, Wishes::default(), || Box::new(drop))
             .unwrap_or_else(|refusal| panic!("refused: {refusal:?}"));
     }
 }

@@ -4,9 +4,11 @@ use std::fmt;
 
 use bytes::Bytes;
 use tickcast_protocol::frame::{Frame, Header};
-use tickcast_protocol::message::{Durability, Reason, View};
+use tickcast_protocol::message::{Durability, FullRecipient, Reason, View};
 use tickcast_protocol::registry::{self, TypeInfo};
 use tickcast_protocol::{BootId, Class, DecodeError, Epoch, ErrorCode, Message, Topic};
+
+use super::durable::Critical;
 
 /// A subscription, numbered for the life of the client. The server's own number changes with every
 /// connection and never leaves the core.
@@ -95,6 +97,19 @@ pub enum ClientEvent {
         /// [`Origin::Snapshot`] or [`Origin::Replay`].
         origin: Origin,
     },
+    /// The server knows the client's identity: what waits for it follows.
+    Identified {
+        /// The durable identity.
+        identity: String,
+        /// What proves it next time: keep it as a secret, and give it in [`super::Identity::token`].
+        token: String,
+        /// What critical messages survive.
+        durability: Durability,
+        /// Critical messages known to wait.
+        pending: u32,
+    },
+    /// A critical message for the client's identity, which comes again until it is acknowledged.
+    Critical(Box<Critical>),
     /// What became of a publish that asked for a reply.
     Published {
         /// The request, as returned by `publish_acked`.
@@ -142,6 +157,8 @@ impl ClientEvent {
             Self::ServerError(error) => error.subscription,
             Self::State(_)
             | Self::Published { .. }
+            | Self::Identified { .. }
+            | Self::Critical(_)
             | Self::Pong { .. }
             | Self::Draining { .. }
             | Self::Closing { .. }
@@ -472,6 +489,12 @@ pub enum Outcome {
         durability: Durability,
         /// True when the server already had a message with this id.
         duplicate: bool,
+        /// Its place among all critical messages, or zero when it is none.
+        position: u64,
+        /// Identities that a critical message waits for.
+        queued: u32,
+        /// Identities for which it was not kept, because too much waits for them.
+        full: Vec<FullRecipient>,
     },
     /// Refused.
     Refused(ServerError),

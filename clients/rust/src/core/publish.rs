@@ -1,5 +1,6 @@
 //! Publishing: bounded, never blocking, and honest about what became of a message.
 
+use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::message::{Durability, Publish, PublishStatus, Published, Role, Skip};
 use tickcast_protocol::registry::DATA_FIRST;
 use tickcast_protocol::{DecodeError, FieldError, Frame, Message, frame};
@@ -18,11 +19,17 @@ pub struct PublishOptions {
     pub id: String,
     /// The least durability that will do.
     pub durability: Durability,
+    /// When a critical message is of no use any more; zero for never.
+    pub expires_at: Timestamp,
+    /// A critical message takes the place of an older one of its topic and this key that still waits for its
+    /// recipients. Empty for none; at most 64 bytes.
+    pub collapse_key: String,
 }
 
 impl Default for PublishOptions {
     fn default() -> Self {
-        Self { topic: String::new(), id: String::new(), durability: Durability::MEMORY }
+        let (topic, id, collapse_key) = (String::new(), String::new(), String::new());
+        Self { topic, id, durability: Durability::MEMORY, expires_at: Timestamp(0), collapse_key }
     }
 }
 
@@ -83,10 +90,11 @@ impl Core {
             self.stats.queue_full += 1;
             return Err(PublishError::Full);
         }
-        let PublishOptions { topic, id, durability } = options;
+        let PublishOptions { topic, id, durability, expires_at, collapse_key } = options;
         // Taken only once the frame is known to fit.
         let request = self.last_request + 1;
-        let mut bytes = frame::encode(&Publish { request, topic, id, durability }.into());
+        let publish = Publish { request, topic, id, durability, expires_at, collapse_key };
+        let mut bytes = frame::encode(&publish.into());
         bytes.extend_from_slice(&data);
         self.check_size(bytes.len())?;
         let request = self.next_request(Request::Publish);
@@ -193,6 +201,9 @@ impl Core {
                 sequence: reply.sequence,
                 durability: reply.durability,
                 duplicate: reply.status == PublishStatus::DUPLICATE,
+                position: reply.position,
+                queued: reply.queued,
+                full: reply.full,
             },
             _ => refused(),
         };

@@ -73,6 +73,8 @@ impl Core {
             Message::Notice(notice) => self.on_notice(&notice, now),
             Message::Heartbeat(heartbeat) => self.on_heartbeat(&heartbeat, now),
             Message::Published(reply) => self.on_published(reply),
+            Message::Identified(identified) => self.on_identified(identified),
+            Message::Deliver(word) => self.durable.word = Some(word),
             Message::Begin(begin) => match origin(begin.bracket) {
                 Some(origin) => self.on_begin(begin.subscription, origin, begin.events),
                 None => self.stats.ignored += 1,
@@ -123,7 +125,9 @@ impl Core {
             bracket: None,
         });
         self.tell_state(ClientState::Connected, None, true, None);
-        self.ask_for_all();
+        if !self.identify() {
+            self.ask_for_all();
+        }
     }
 
     fn on_data(&mut self, frame: &Frame<'_>, message: &Bytes, now: u64) -> Result<(), DecodeError> {
@@ -132,6 +136,9 @@ impl Core {
             return Ok(());
         };
         self.stats.data_frames += 1;
+        if let Some(word) = self.durable.word.take() {
+            return self.on_critical(word, frame, message, now);
+        }
         let header = frame.header;
         let index = match self.streams.known(header.stream) {
             Known::Stream(index) => index,
@@ -374,8 +381,9 @@ impl Core {
         let request = self.requests.get(&error.request).copied();
         let subscription = match request {
             Some(Request::Subscribe { key, .. } | Request::Configure(key)) => Some(key),
-            Some(Request::Unsubscribe | Request::Publish) | None => None,
+            Some(Request::Unsubscribe | Request::Publish | Request::Identify) | None => None,
         };
+        let (code, request_id) = (error.code, error.request);
         let said = ServerError {
             subscription,
             code: error.code,
@@ -385,10 +393,11 @@ impl Core {
             retry_after_ms: error.retry_after_ms,
         };
         if request != Some(Request::Publish) {
-            self.requests.remove(&error.request);
+            self.requests.remove(&request_id);
         }
         match request {
-            Some(Request::Publish) => self.answer(error.request, super::Outcome::Refused(said)),
+            Some(Request::Publish) => self.answer(request_id, super::Outcome::Refused(said)),
+            Some(Request::Identify) => self.on_identify_refused(code, said, now),
             Some(Request::Subscribe { key, resumed }) => self.on_subscribe_refused(key, resumed, said, now),
             // Unsubscribing what is not there is what was wanted.
             Some(Request::Unsubscribe) => {}

@@ -1,0 +1,219 @@
+//! A client with a durable identity: critical messages come until the application acknowledged them.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use tickcast_protocol::message::{Ack, Deliver, Identified, Identify, Span, View};
+use tickcast_protocol::{CloseCode, DecodeError, ErrorCode, Frame, Header, Message, Topic};
+
+use super::event::{ClientEvent, Close, ServerError};
+use super::{Core, Request};
+
+/// Positions of acknowledged messages that are remembered, so that one which was on its way again is not told
+/// twice. More than a server has in flight to one connection.
+const SETTLED_MAX: usize = 4_096;
+/// Most stretches of positions in one acknowledgement.
+const SPANS_MAX: usize = 256;
+
+/// Who the client is, across connections and restarts.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The durable identity, 1 to 64 bytes of `[A-Za-z0-9._:/@-]`.
+    pub name: String,
+    /// What proves it: as [`ClientEvent::Identified`] told it the first time, empty before. To be kept as a
+    /// secret.
+    pub token: String,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// A critical message for this client's identity. It comes again, on this connection or a later one, until
+/// [`Core::acknowledge`] names it.
+#[derive(Clone, Debug)]
+pub struct Critical {
+    /// Its place among all critical messages of the server: grows with each new one.
+    pub position: u64,
+    /// How often the server sent it to this identity. From 2 on an earlier run of the application may have had
+    /// it.
+    pub attempt: u32,
+    /// Its topic.
+    pub topic: Topic,
+    /// Its number on its topic.
+    pub sequence: u64,
+    /// Who published it.
+    pub publisher: String,
+    /// The publisher's id of it.
+    pub id: String,
+    /// When it was accepted, in ns since the Unix epoch.
+    pub accepted_at: i64,
+    /// When it is of no use any more, or zero.
+    pub expires_at: i64,
+    /// Its header.
+    pub header: Header,
+    /// Its payload, not yet checked.
+    pub payload: Bytes,
+    /// When it was received, on the clock of the caller.
+    pub received_at: u64,
+}
+
+impl Critical {
+    /// The message in place, checked.
+    ///
+    /// # Errors
+    /// [`DecodeError`], when the payload is malformed or the type unknown.
+    pub fn view(&self) -> Result<View<'_>, DecodeError> {
+        Frame { header: self.header, payload: &self.payload }.view()
+    }
+
+    /// The message as an owned copy.
+    ///
+    /// # Errors
+    /// As for [`Critical::view`].
+    pub fn message(&self) -> Result<Message, DecodeError> {
+        self.view().map(View::to_owned)
+    }
+}
+
+/// The core's part of it.
+#[derive(Debug, Default)]
+pub(super) struct Durable {
+    /// The identity, once the server knows it on this connection.
+    pub(super) is_known: bool,
+    /// The word before a data frame, until that comes.
+    pub(super) word: Option<Deliver>,
+    /// Told to the application and not acknowledged by it.
+    told: BTreeSet<u64>,
+    /// Acknowledged by the application, the newest [`SETTLED_MAX`].
+    settled: BTreeSet<u64>,
+    /// Acknowledged and not yet sent.
+    due: BTreeSet<u64>,
+}
+
+impl Core {
+    /// The application has handled critical messages: they will not come again. What is said without a
+    /// connection is sent with the next one.
+    pub fn acknowledge(&mut self, positions: impl IntoIterator<Item = u64>) {
+        for position in positions {
+            if self.durable.told.remove(&position) {
+                self.durable.due.insert(position);
+                self.durable.settled.insert(position);
+                if self.durable.settled.len() > SETTLED_MAX {
+                    self.durable.settled.pop_first();
+                }
+            }
+        }
+    }
+
+    /// Critical messages that were told and not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> usize {
+        self.durable.told.len()
+    }
+
+    /// Asks for the identity, if there is to be one; true then.
+    pub(super) fn identify(&mut self) -> bool {
+        self.durable.is_known = false;
+        self.durable.word = None;
+        let Some(Identity { name, token }) = self.options.identity.clone() else { return false };
+        let request = self.next_request(Request::Identify);
+        self.send(&Identify { request, identity: name, token }.into());
+        true
+    }
+
+    pub(super) fn on_identified(&mut self, identified: Identified) {
+        if self.requests.remove(&identified.request) != Some(Request::Identify) {
+            self.stats.ignored += 1;
+            return;
+        }
+        let Identified { identity, token, durability, pending, .. } = identified;
+        if let Some(known) = &mut self.options.identity {
+            known.token.clone_from(&token);
+        }
+        self.durable.is_known = true;
+        self.events.push_back(ClientEvent::Identified { identity, token, durability, pending });
+        self.ask_for_all();
+    }
+
+    /// The identity was refused: without it the promise does not hold, so there is no connection without it.
+    pub(super) fn on_identify_refused(&mut self, code: u16, said: ServerError, now: u64) {
+        self.events.push_back(ClientEvent::ServerError(said));
+        let close = Close::new(CloseCode::Forbidden.number(), "the identity was refused");
+        if code == ErrorCode::Unavailable.number() {
+            let close = Close::new(CloseCode::TryAgainLater.number(), "the identity cannot be had now");
+            self.hang_up(close, now);
+        } else {
+            self.give_up(close, now);
+        }
+    }
+
+    /// A data frame behind its word.
+    pub(super) fn on_critical(
+        &mut self,
+        word: Deliver,
+        frame: &Frame<'_>,
+        message: &Bytes,
+        now: u64,
+    ) -> Result<(), DecodeError> {
+        self.stats.critical += 1;
+        if self.durable.settled.contains(&word.position) {
+            // It was on its way before our acknowledgement, or that was lost.
+            self.stats.repeats += 1;
+            self.durable.due.insert(word.position);
+            return Ok(());
+        }
+        if !self.durable.told.insert(word.position) {
+            // The application has it, and has not said so yet.
+            self.stats.repeats += 1;
+            return Ok(());
+        }
+        let Deliver { position, attempt, topic, sequence, publisher, id, accepted_at, expires_at } = word;
+        let topic = Topic::parse(&topic).map_err(|_| DecodeError::Payload { type_name: "deliver" })?;
+        let (header, payload) = if frame.is_compressed() {
+            frame.decompress(&mut self.decompressed)?
+        } else {
+            (frame.header, message.slice_ref(frame.payload))
+        };
+        self.events.push_back(ClientEvent::Critical(Box::new(Critical {
+            position,
+            attempt,
+            topic,
+            sequence,
+            publisher,
+            id,
+            accepted_at: accepted_at.0,
+            expires_at: expires_at.0,
+            header,
+            payload,
+            received_at: now,
+        })));
+        Ok(())
+    }
+
+    /// An acknowledgement of what is due, if anything is.
+    pub(super) fn next_ack(&mut self) -> Option<Vec<u8>> {
+        if !self.durable.is_known || self.durable.due.is_empty() {
+            return None;
+        }
+        let mut spans: Vec<Span> = Vec::new();
+        while let Some(position) = self.durable.due.first().copied() {
+            match spans.last_mut() {
+                Some(last) if last.through + 1 == position => last.through = position,
+                _ if spans.len() == SPANS_MAX => break,
+                _ => spans.push(Span { from: position, through: position }),
+            }
+            self.durable.due.pop_first();
+        }
+        Some(tickcast_protocol::frame::encode(&Ack { through: 0, spans }.into()))
+    }
+
+    /// The connection ended: what was told stays told, and is acknowledged on the next one.
+    pub(super) fn forget_identity(&mut self) {
+        self.durable.is_known = false;
+        self.durable.word = None;
+        // What was acknowledged and may not have arrived is said again when it comes again.
+    }
+}

@@ -1,0 +1,51 @@
+//! Questions to the tables: what waits, and what became of a message.
+#![forbid(unsafe_code)]
+
+use crate::keys::{self, Fields, Known};
+use crate::record;
+use crate::store::{Read, StoreError, Table};
+use crate::types::{PairState, Record, Status};
+
+/// Records that wait for a number, from a position on, in order; at most `limit` and about `bytes_max`.
+pub(crate) fn pending(
+    tables: &dyn Read,
+    number: u32,
+    from: u64,
+    limit: usize,
+    bytes_max: usize,
+) -> Result<Vec<Record>, StoreError> {
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    let (from, to) = (keys::pending(number, from), keys::pending(number, u64::MAX));
+    for (key, _) in tables.scan(Table::Pending, &from, &to, limit)? {
+        let position = Fields(&key[4..]).u64()?;
+        let Some(value) = tables.get(Table::Records, &keys::position(position))? else {
+            return Err(StoreError::damaged_record(position));
+        };
+        bytes += value.len();
+        records.push(record::decode(position, &value)?);
+        if bytes >= bytes_max {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+/// What became of a message; nothing when its id is not known, or no more.
+pub(crate) fn status(tables: &dyn Read, publisher: &str, id: &[u8]) -> Result<Option<Status>, StoreError> {
+    let Some(known) = tables.get(Table::Ids, &keys::id(publisher, id))? else { return Ok(None) };
+    let Known { position, sequence, .. } = Known::decode(&known)?;
+    let removed = tables.get(Table::Records, &keys::position(position))?.is_none();
+    let mut status = Status { position, sequence, removed, ..Status::default() };
+    let (from, to) = (keys::pair(position, 0), keys::pair(position + 1, 0));
+    for (_, value) in tables.scan(Table::Pairs, &from, &to, usize::MAX)? {
+        let count = match keys::pair_state(&value)? {
+            PairState::Pending => &mut status.pending,
+            PairState::Acked => &mut status.acked,
+            PairState::Expired => &mut status.expired,
+            PairState::Revoked => &mut status.revoked,
+            PairState::Superseded => &mut status.superseded,
+        };
+        *count += 1;
+    }
+    Ok(Some(status))
+}

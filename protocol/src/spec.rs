@@ -232,6 +232,13 @@ fn error_meaning(code: ErrorCode) -> (&'static str, &'static str) {
         ErrorCode::InvalidState => {
             ("Not allowed in the present state, such as a subscribe before hello.", "Corrects its order.")
         }
+        ErrorCode::Conflict => {
+            ("Another message was published under the same id.", "Gives each message an id of its own.")
+        }
+        ErrorCode::QueueFull => (
+            "Too much waits for every recipient of a critical message; it was not kept.",
+            "Repeats later with the same id, or reaches its recipients in another way.",
+        ),
     }
 }
 
@@ -273,6 +280,9 @@ fn close_meaning(code: CloseCode) -> (&'static str, &'static str) {
         CloseCode::BadRequest => ("Too many malformed messages.", "Stops; reports the bug."),
         CloseCode::Unauthenticated => ("Bad credentials.", "Stops; asks its user for credentials."),
         CloseCode::Forbidden => ("Not allowed.", "Stops; tells its user."),
+        CloseCode::Replaced => {
+            ("Another connection identified itself as this one.", "Stops; two of them would take turns.")
+        }
         CloseCode::SchemaMismatch => ("A protocol version that is not spoken here.", "Stops; is upgraded."),
         CloseCode::ConnectionLimit => ("Too many connections.", "Stops; tells its user."),
     }

@@ -92,6 +92,9 @@ pub struct Wishes<'a> {
     pub expires_at: i64,
     /// What a critical message replaces of its topic, or empty.
     pub collapse_key: &'a str,
+    /// What the publisher said, where that is not the payload: what a message that comes again is known by. Empty
+    /// for the payload.
+    pub said: &'a [u8],
 }
 
 /// Called once with what became of a critical message, on the journal's thread.
@@ -301,9 +304,10 @@ impl Ingest {
         let now = self.parts.clock.now();
         if let Some(alerts) = self.parts.alerts.as_ref().filter(|_| facts.class == Class::Critical) {
             let publisher = if wishes.publisher.is_empty() { NOBODY } else { wishes.publisher };
-            let Wishes { id, expires_at, collapse_key, .. } = wishes;
+            let Wishes { id, expires_at, collapse_key, said, .. } = wishes;
             let (topic, facts) = (&topic, &facts);
-            let keep = Keep { publisher, id, topic, header, payload, facts, expires_at, collapse_key, now };
+            let keep =
+                Keep { publisher, id, topic, header, payload, facts, expires_at, collapse_key, said, now };
             let (metrics, health, later) = (self.parts.metrics.clone(), self.parts.health.clone(), later());
             let (type_id, topic) = (info.id, topic.clone());
             let answer = move |outcome: Result<Kept, Refusal>| {
@@ -362,7 +366,8 @@ impl Ingest {
         let class =
             tickcast_protocol::registry::by_name(topic.type_name()).map_or(Class::Ordered, |info| info.class);
         if class == Class::Critical && self.parts.alerts.is_some() {
-            let message = "critical messages are numbered when they are on disk: a gap in them cannot be announced";
+            let message =
+                "critical messages are numbered when they are on disk: a gap in them cannot be announced";
             return Err(self.refuse(Refusal::new(ErrorCode::Forbidden, "topic", message)));
         }
         self.engine

@@ -5,8 +5,8 @@ use hyper::StatusCode;
 use serde::Serialize;
 use tickcast_compat::native::native_decode;
 use tickcast_compat::parse::{self, Limits as JsonLimits};
-use tickcast_protocol::ErrorCode;
 use tickcast_protocol::field::Input;
+use tickcast_protocol::{ErrorCode, frame};
 use tokio::sync::oneshot;
 
 use crate::config::Limits;
@@ -108,7 +108,8 @@ impl Replies {
                 Slot::Ready(reply) => reply,
                 Slot::Later { index, id, outcome } => {
                     // The journal answers as long as there is one.
-                    let unknown = "the server stopped before it could say: publish it again under the same id";
+                    let unknown =
+                        "the server stopped before it could say: publish it again under the same id";
                     let lost = || Err(Refusal::new(ErrorCode::Unavailable, "", unknown));
                     reply(index, outcome.await.unwrap_or_else(|_| lost()).map(|accepted| (accepted, id)))
                 }
@@ -220,7 +221,11 @@ fn publish_one(ingest: &Ingest, index: usize, input: &Input<'_>) -> Slot {
         Ok(native) => native,
         Err(refusal) => return Slot::Ready(reply(index, Err(refusal))),
     };
+    // A time that we filled in is not what the publisher said: sent again, the message is the same.
+    let said = native.id.as_ref().and_then(|_| native_decode(input, 0).ok());
+    let said = said.map_or_else(Vec::new, |said| frame::encode(&said.message));
     let wishes = Wishes {
+        said: &said,
         topic: native.topic.as_str(),
         durability: native.durability,
         publisher: native.publisher.as_deref().unwrap_or_default(),

@@ -256,12 +256,15 @@ fn open_alerts(
     let limits = alerts::Limits { identities: config.alerts.identities };
     let began = std::time::Instant::now();
     let alerts = Alerts::open(settings, limits, engine, hasher, now).map_err(|error| {
-        io::Error::other(format!(
-            "{error}; to run without a journal, set alerts.min_durability = \"memory\""
-        ))
+        io::Error::other(format!("{error}; to run without a journal, set alerts.min_durability = \"memory\""))
     })?;
     let (took, identities) = (began.elapsed(), alerts.identity_count());
-    tracing::info!(directory = config.journal.directory, ?took, identities, "critical messages are kept on disk");
+    tracing::info!(
+        directory = config.journal.directory,
+        ?took,
+        identities,
+        "critical messages are kept on disk"
+    );
     Ok(Some(Arc::new(alerts)))
 }
 

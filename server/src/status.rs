@@ -152,7 +152,10 @@ impl Status {
             None => (true, "critical messages are kept with durability disk".to_owned()),
             Some(trouble) => {
                 let text = "critical publishes are refused as not_durable, all else goes on";
-                (false, format!("the journal failed ({}): {text}; it is opened again by itself", trouble.reason))
+                (
+                    false,
+                    format!("the journal failed ({}): {text}; it is opened again by itself", trouble.reason),
+                )
             }
         }
     }

@@ -9,7 +9,9 @@ use common::{Arrived, Raw, TestServer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
-use tickcast_protocol::message::{Ack, Deliver, Durability, Identified, Identify, Message, Role, Span, Start};
+use tickcast_protocol::message::{
+    Ack, Deliver, Durability, Identified, Identify, Message, Role, Span, Start,
+};
 use tickcast_protocol::{ErrorCode, registry};
 
 fn serve(directory: &Path) -> TestServer {
@@ -60,7 +62,8 @@ fn desk(server: &TestServer, name: &str) -> (Raw, String) {
 fn letter(raw: &mut Raw) -> (Deliver, Message) {
     loop {
         let Arrived { payload, .. } = raw.next();
-        let frames: Vec<_> = Frames::new(&payload, PAYLOAD_BYTES_MAX).map(|frame| frame.expect("sound")).collect();
+        let frames: Vec<_> =
+            Frames::new(&payload, PAYLOAD_BYTES_MAX).map(|frame| frame.expect("sound")).collect();
         if let [word, data] = frames.as_slice()
             && let Message::Deliver(word) = word.view().expect("sound").to_owned()
         {
@@ -77,7 +80,10 @@ fn ack(raw: &mut Raw, through: u64) {
 
 /// Makes sure that what was said before was handled.
 fn settle(raw: &mut Raw) {
-    raw.say(&Message::Ping(tickcast_protocol::message::Ping { client_time: Default::default(), sequence: 9 }));
+    raw.say(&Message::Ping(tickcast_protocol::message::Ping {
+        client_time: Default::default(),
+        sequence: 9,
+    }));
     while !matches!(raw.message(), Message::Pong(_)) {}
 }
 
@@ -141,7 +147,10 @@ fn an_id_is_one_message_of_its_publisher_and_another_hash_is_a_conflict() {
     assert_eq!(again["status"], "duplicate", "{again}");
     assert_eq!((&again["position"], &again["sequence"]), (&first["position"], &first["sequence"]));
     let other = alert(&server, "b", json!({"id": "x", "publisher": "risk"}));
-    assert_eq!((&other["status"], &other["code"], &other["field"]), (&json!("conflict"), &json!("CONFLICT"), &json!("id")));
+    assert_eq!(
+        (&other["status"], &other["code"], &other["field"]),
+        (&json!("conflict"), &json!("CONFLICT"), &json!("id"))
+    );
     let theirs = alert(&server, "b", json!({"id": "x", "publisher": "desk"}));
     assert_eq!(theirs["status"], "accepted", "another publisher's ids are its own");
     // Delivered once each, and the refused one never.
@@ -199,7 +208,11 @@ fn an_identity_belongs_to_who_can_prove_it_and_to_its_newest_connection() {
     let (mut first, token) = desk(&server, "desk-7");
     for wrong in ["", "0123", &token.to_uppercase()] {
         let mut thief = Raw::binary(server.address(), Role::SUBSCRIBER);
-        thief.say(&Message::Identify(Identify { request: 5, identity: "desk-7".into(), token: wrong.into() }));
+        thief.say(&Message::Identify(Identify {
+            request: 5,
+            identity: "desk-7".into(),
+            token: wrong.into(),
+        }));
         let Message::Error(error) = thief.message() else { panic!("refused") };
         assert_eq!((error.request, error.code, &*error.field), (5, ErrorCode::Forbidden.number(), "token"));
         assert!(!error.message.contains(&token));

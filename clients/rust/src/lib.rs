@@ -27,9 +27,9 @@ pub mod shell;
 pub mod text;
 
 pub use crate::core::{
-    Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Critical, Data, Delivery, Gap, GapReason,
-    Identity, Link, Origin, Outcome, PublishError, PublishOptions, ServerError, ServerInfo, StateChange, Stats,
-    SubscribeOptions, SubscriptionKey, SubscriptionState, Violation,
+    Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Critical, Data, Delivery, Gap,
+    GapReason, Identity, Link, Origin, Outcome, PublishError, PublishOptions, ServerError, ServerInfo,
+    StateChange, Stats, SubscribeOptions, SubscriptionKey, SubscriptionState, Violation,
 };
 pub use crate::shell::{
     Client, ClientOptions, ConnectError, DialError, Events, Publisher, SubscribeError, Subscription, Url,

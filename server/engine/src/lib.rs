@@ -52,7 +52,7 @@ mod window;
 
 pub use bind::{BIND_BYTES_MAX, BINDINGS_MAX};
 pub use condition::Condition;
-pub use engine::{Engine, EngineConfig, PublishError, Receipt};
+pub use engine::{Engine, EngineConfig, PublishError, Receipt, SKIP_EVENTS_MAX};
 pub use event::{Event, Format, Incoming, Render, binary_message};
 pub use flush::{Flushed, PeerIo, WRITE_REQUESTS_MAX, WriteRequest, Written};
 pub use outbox::{CONTROL_BYTES_MAX, CONTROL_MESSAGES_MAX};

@@ -10,7 +10,7 @@ use crate::state::Staged;
 use crate::store::{StoreError, Table, Write};
 use crate::types::{
     AUDIENCE_MAX, Committed, Draft, FRAME_BYTES_MAX, ID_BYTES_MAX, NAME_BYTES_MAX, Outcome, PairState,
-    Reason, Record, RecipientId, Refusal, RefusalReason,
+    Reason, RecipientId, Record, Refusal, RefusalReason,
 };
 
 /// Pairs that one step of an expiry or revocation settles.

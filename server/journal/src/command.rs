@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use crate::journal::{Answer, Reply};
-use crate::types::{Draft, Outcome, Reason, Record, RecipientId, Status, Unavailable};
+use crate::types::{Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable};
 
 pub(crate) enum Command {
     Publish { draft: Draft, reply: Reply<Outcome> },
     Ack { recipient: RecipientId, positions: Vec<u64>, now: i64 },
     Expire { now: i64 },
+    Note { recipient: RecipientId, note: Vec<u8>, reply: Reply<Answer<()>> },
     Register { recipient: RecipientId, reply: Reply<Answer<()>> },
     Revoke { recipient: RecipientId, now: i64, forget: bool, reply: Reply<Answer<()>> },
     Ask(Question),
@@ -41,7 +42,9 @@ impl Command {
     pub(crate) fn decline(self, why: Unavailable, reason: Reason) {
         match self {
             Self::Publish { reply, .. } => reply(Outcome::Refused { reason, recipients: Vec::new() }),
-            Self::Register { reply, .. } | Self::Revoke { reply, .. } => reply(Err(why)),
+            Self::Note { reply, .. } | Self::Register { reply, .. } | Self::Revoke { reply, .. } => {
+                reply(Err(why))
+            }
             Self::Ask(question) => question.decline(why),
             Self::Ack { .. } | Self::Expire { .. } | Self::Close => {}
         }

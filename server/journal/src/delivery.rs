@@ -112,6 +112,28 @@ impl Delivery {
         }
     }
 
+    /// A record that was found waiting on disk. It may have been handed out before when it `is_old`, which an
+    /// earlier run did, or when a later one was handed out. One that is known already is left alone.
+    pub fn found(&mut self, position: u64, expires_at: Option<i64>, is_old: bool) {
+        self.head = self.head.max(position);
+        if !self.entries.contains_key(&position) {
+            self.insert(position, expires_at, u32::from(is_old || position <= self.handed));
+        }
+    }
+
+    /// What [`Delivery::next`] would hand out, were there room in the window.
+    #[must_use]
+    pub fn peek(&self, now: i64) -> Option<u64> {
+        let now = self.now.max(now);
+        self.pending.iter().copied().find(|position| self.entries[position].expires_at > now)
+    }
+
+    /// The positions of a range that wait, in flight or not.
+    #[must_use]
+    pub fn waiting(&self, range: RangeInclusive<u64>) -> BTreeSet<u64> {
+        self.entries.range(range).map(|(position, _)| *position).collect()
+    }
+
     /// The journal has got to a position, whoever it was for: acks may name it.
     pub fn advance(&mut self, head: u64) {
         self.head = self.head.max(head);

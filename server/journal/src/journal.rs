@@ -24,8 +24,11 @@ use crate::directory::Directory;
 use crate::health::Health;
 use crate::settings::Settings;
 use crate::store::{Opener, StoreError};
-use crate::types::{Committed, Draft, Outcome, Reason, Record, RecipientId, Status, Unavailable};
+use crate::types::{Committed, Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable};
 use crate::writer::Writer;
+
+/// Most bytes that are kept with a recipient.
+pub const NOTE_BYTES_MAX: usize = 128 * 1024;
 
 /// Called for every committed record, in order of positions, before its publisher is answered.
 pub type Sink = Box<dyn FnMut(&Committed) + Send>;
@@ -43,6 +46,8 @@ pub struct Recovered {
     pub topics: Vec<(Arc<str>, u64)>,
     /// Everyone who is registered, and how many messages wait for each, by name.
     pub recipients: Vec<(RecipientId, u32)>,
+    /// What was kept with recipients, by name.
+    pub notes: Vec<(RecipientId, Vec<u8>)>,
 }
 
 /// What the handles and the writer share.
@@ -157,6 +162,15 @@ impl Journal {
         self.order(Command::Register { recipient, reply });
     }
 
+    /// Makes a recipient known, and keeps something of the caller's with it, at most [`NOTE_BYTES_MAX`]: the
+    /// newest is found in [`Recovered::notes`].
+    pub fn note(&self, recipient: RecipientId, note: Vec<u8>, reply: Reply<Answer<()>>) {
+        if note.len() > NOTE_BYTES_MAX {
+            return reply(Err(Unavailable::TooLarge { limit: NOTE_BYTES_MAX }));
+        }
+        self.order(Command::Note { recipient, note, reply });
+    }
+
     /// Ends all that waits for a recipient who may not have it. It stays known.
     pub fn revoke(&self, recipient: RecipientId, now: i64, reply: Reply<Answer<()>>) {
         self.order(Command::Revoke { recipient, now, forget: false, reply });
@@ -169,7 +183,13 @@ impl Journal {
 
     /// What waits for a recipient from a position on, in order, at most `limit` records and about 4 MiB.
     /// Sees every order that was given before. An unknown recipient has nothing.
-    pub fn pending(&self, recipient: RecipientId, from: u64, limit: usize, reply: Reply<Answer<Vec<Record>>>) {
+    pub fn pending(
+        &self,
+        recipient: RecipientId,
+        from: u64,
+        limit: usize,
+        reply: Reply<Answer<Vec<Record>>>,
+    ) {
         self.order(Command::Ask(Question::Pending { recipient, from, limit, reply }));
     }
 

@@ -14,6 +14,7 @@
 //!   Collapse    recipient, topic, key    position: which one a newer one supersedes
 //!   Topics      topic                    last sequence
 //!   Recipients  name                     number
+//!   Notes       name                     what the caller keeps with a recipient
 //! ```
 //!
 //! A publish writes a fixed number of rows and two or three a recipient; an ack of one position touches

@@ -23,11 +23,12 @@ pub enum Table {
     Collapse,
     Topics,
     Recipients,
+    Notes,
 }
 
 impl Table {
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Records,
         Self::Ids,
@@ -40,6 +41,7 @@ impl Table {
         Self::Collapse,
         Self::Topics,
         Self::Recipients,
+        Self::Notes,
     ];
 
     /// The name in the file.
@@ -58,6 +60,7 @@ impl Table {
             Self::Collapse => "collapse",
             Self::Topics => "topics",
             Self::Recipients => "recipients",
+            Self::Notes => "notes",
         }
     }
 }

@@ -212,6 +212,11 @@ pub enum Unavailable {
     Busy,
     /// The journal is closed.
     Closed,
+    /// Larger than is kept.
+    TooLarge {
+        /// Most bytes.
+        limit: usize,
+    },
     /// The disk failed; the journal tries to reopen its file.
     Failed(String),
     /// A record does not have the checksum it was written with.
@@ -226,6 +231,7 @@ impl fmt::Display for Unavailable {
         match self {
             Self::Busy => out.write_str("the journal has too much to do; try again"),
             Self::Closed => out.write_str("the journal is closed"),
+            Self::TooLarge { limit } => write!(out, "more than {limit} bytes are not kept"),
             Self::Failed(reason) => write!(out, "the journal's disk failed: {reason}"),
             Self::Damaged { position } => {
                 write!(out, "record {position} of the journal does not match its checksum")

@@ -14,11 +14,12 @@ use crate::apply::{Batch, Published};
 use crate::command::{Command, Question};
 use crate::fail;
 use crate::journal::{Answer, Recovered, Reply, Shared, Sink};
+use crate::keys;
 use crate::query;
 use crate::repair::{self, Repair};
 use crate::settings::Settings;
 use crate::state::{Changes, Staged, State};
-use crate::store::{Opener, Store, StoreError, StoreErrorKind};
+use crate::store::{Opener, Store, StoreError, StoreErrorKind, Table};
 use crate::types::{Committed, Outcome, RecipientId, Unavailable};
 
 /// About how many bytes of records one answer has.
@@ -78,7 +79,15 @@ impl Writer {
         let (store, state) = repair::open_first(opener.as_mut())?;
         let mut topics: Vec<_> = state.topics.iter().map(|(name, last)| (Arc::clone(name), *last)).collect();
         topics.sort_unstable();
-        let recovered = Recovered { position: state.position, topics, recipients: recipients(&state) };
+        let mut notes = Vec::new();
+        store.read(&mut |tables| {
+            tables.each(Table::Notes, &mut |name, note| {
+                notes.push((keys::text(name)?.into(), note.to_vec()));
+                Ok(())
+            })
+        })?;
+        let recipients = recipients(&state);
+        let recovered = Recovered { position: state.position, topics, recipients, notes };
         let through = state.position;
         let chore = |number| Chore::Revoke { number, through, now: 0, reply: None };
         let chores = state.orphans().into_iter().map(chore).collect();
@@ -133,7 +142,9 @@ impl Writer {
         let mut patient = true;
         while batch.len() < self.settings.batch_commands_max && bytes < self.settings.batch_bytes_max {
             let received = match until {
-                _ if !patient => self.receiver.try_recv().map_err(|error| error == TryRecvError::Disconnected),
+                _ if !patient => {
+                    self.receiver.try_recv().map_err(|error| error == TryRecvError::Disconnected)
+                }
                 None => self.receiver.recv().map_err(|_| true),
                 Some(until) => {
                     let pause = until.saturating_duration_since(Instant::now());
@@ -163,7 +174,9 @@ impl Writer {
             let time = match command {
                 Command::Publish { draft, .. } => draft.accepted_at,
                 Command::Ack { now, .. } | Command::Expire { now } | Command::Revoke { now, .. } => *now,
-                Command::Register { .. } | Command::Ask(_) | Command::Close => continue,
+                Command::Note { .. } | Command::Register { .. } | Command::Ask(_) | Command::Close => {
+                    continue;
+                }
             };
             self.now = self.now.max(time);
         }
@@ -266,7 +279,7 @@ impl Writer {
                     reply(outcome);
                     fail::hit(fail::AFTER_REPLY);
                 }
-                Command::Register { reply, .. } => reply(Ok(())),
+                Command::Note { reply, .. } | Command::Register { reply, .. } => reply(Ok(())),
                 Command::Revoke { now, reply, .. } => match chores.next().expect("one a revocation") {
                     (u32::MAX, _) => reply(Ok(())),
                     (number, through) => {
@@ -374,10 +387,15 @@ fn carry_out(
             work.more |= batch.prune(*now)? || expires;
         }
         Command::Register { recipient, .. } => _ = batch.staged.register(recipient),
+        Command::Note { recipient, note, .. } => {
+            batch.staged.register(recipient);
+            batch.tables.put(Table::Notes, recipient.as_bytes(), note)?;
+        }
         Command::Revoke { recipient, forget, .. } => {
             let number = batch.staged.number(recipient).unwrap_or(u32::MAX);
             if *forget {
                 batch.staged.forget(recipient);
+                batch.tables.remove(Table::Notes, recipient.as_bytes())?;
             }
             work.chores.push((number, batch.staged.position()));
         }

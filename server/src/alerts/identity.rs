@@ -140,7 +140,11 @@ impl Identity {
     /// True when it has this subscription.
     #[must_use]
     pub fn wishes_for(&self, filter: &TopicFilter, predicate: Option<&Predicate>) -> bool {
-        self.wishes.read().unwrap_or_else(PoisonError::into_inner).iter().any(|wish| wish.is(filter, predicate))
+        self.wishes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .any(|wish| wish.is(filter, predicate))
     }
 
     /// How many subscriptions it has.

@@ -17,8 +17,8 @@ pub mod mailbox;
 
 use std::collections::HashMap;
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
@@ -58,12 +58,14 @@ pub struct Keep<'a> {
     pub expires_at: i64,
     /// What it replaces of its topic, or empty.
     pub collapse_key: &'a str,
+    /// What the publisher said, where that is not the payload, or empty.
+    pub said: &'a [u8],
     /// Now, in ns UTC.
     pub now: u64,
 }
 
 /// A critical message that was kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kept {
     /// Its number on its topic.
     pub sequence: u64,
@@ -129,11 +131,12 @@ impl Alerts {
         for (topic, head) in &recovered.topics {
             found_topic(engine, topic, *head, now);
         }
-        for recipient in recovered.recipients {
-            let name = recipient.name.clone();
-            match Identity::restore(recipient.name, &recipient.note, recovered.position, hasher) {
+        for (name, note) in recovered.notes {
+            match Identity::restore(name.clone(), &note, recovered.position, hasher) {
                 Ok(identity) => drop(identities.add(Arc::new(identity), usize::MAX)),
-                Err(error) => return Err(format!("the journal's note on identity `{name}` is unreadable: {error}")),
+                Err(error) => {
+                    return Err(format!("the journal's note on identity `{name}` is unreadable: {error}"));
+                }
             }
         }
         let run = identity::hex(&random());
@@ -173,7 +176,8 @@ impl Alerts {
         frame.put_slice(&header.to_bytes());
         frame.put_slice(keep.payload);
         let mut hash = Sha256::new();
-        for part in [keep.topic.as_str().as_bytes(), keep.collapse_key.as_bytes(), &frame] {
+        let said = if keep.said.is_empty() { &frame[..] } else { keep.said };
+        for part in [keep.topic.as_str().as_bytes(), keep.collapse_key.as_bytes(), said] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
@@ -204,7 +208,8 @@ impl Alerts {
             return answer(Err(Refusal::new(ErrorCode::InvalidField, "identity", text)));
         }
         if token.len() > identity::NAME_BYTES_MAX {
-            let text = format!("field `token` has {} bytes, the limit is {}", token.len(), identity::NAME_BYTES_MAX);
+            let text =
+                format!("field `token` has {} bytes, the limit is {}", token.len(), identity::NAME_BYTES_MAX);
             return answer(Err(Refusal::new(ErrorCode::InvalidField, "token", text)));
         }
         if let Some(known) = self.identities.find(name) {
@@ -217,7 +222,8 @@ impl Alerts {
             Ok(()) => {}
             Err(Some(known)) => return answer(enter(known, &token, nudge)),
             Err(None) => {
-                let text = format!("there are {} identities, which is alerts.identities", self.limits.identities);
+                let text =
+                    format!("there are {} identities, which is alerts.identities", self.limits.identities);
                 return answer(Err(Refusal::new(ErrorCode::Unavailable, "identity", text)));
             }
         }
@@ -233,7 +239,7 @@ impl Alerts {
             }
         });
         let known = self.identities.find(name).expect("added above");
-        self.journal.register(known.name().clone(), known.note_now(), kept);
+        self.journal.note(known.name().clone(), known.note_now(), kept);
     }
 
     /// Keeps a subscription of an identity: from the answer on, what it matches waits for the identity.
@@ -246,7 +252,11 @@ impl Alerts {
     ) {
         let identity = &ticket.identity;
         if identity.wish_count() >= identity::WISHES_MAX {
-            let text = format!("identity `{}` has {} subscriptions, which is the limit", identity.name(), identity::WISHES_MAX);
+            let text = format!(
+                "identity `{}` has {} subscriptions, which is the limit",
+                identity.name(),
+                identity::WISHES_MAX
+            );
             return answer(Err(Refusal::new(ErrorCode::SubscriptionLimit, "filter", text)));
         }
         let note = identity.add(Wish::new(filter.clone(), predicate.clone(), &self.hasher));
@@ -257,14 +267,14 @@ impl Alerts {
             }
             answer(kept.map_err(|error| unavailable(&error)));
         });
-        self.journal.register(identity.name().clone(), note, kept);
+        self.journal.note(identity.name().clone(), note, kept);
     }
 
     /// Ends a subscription of an identity. What waits already goes on waiting.
     pub fn unwish(&self, ticket: &Ticket, filter: &TopicFilter, predicate: Option<&Predicate>) {
         let note = ticket.identity.remove(filter, predicate);
         // Written late or not at all, the identity gets more than it wants, and not less.
-        self.journal.register(ticket.identity.name().clone(), note, Box::new(drop));
+        self.journal.note(ticket.identity.name().clone(), note, Box::new(drop));
     }
 
     /// The next message for an identity's connection, as one WebSocket message.
@@ -300,7 +310,12 @@ impl Alerts {
     }
 
     /// What became of a message.
-    pub fn status(&self, publisher: &str, id: &str, answer: Box<dyn FnOnce(Result<Option<Status>, Unavailable>) + Send>) {
+    pub fn status(
+        &self,
+        publisher: &str,
+        id: &str,
+        answer: Box<dyn FnOnce(Result<Option<Status>, Unavailable>) + Send>,
+    ) {
         self.journal.status(publisher.into(), id.as_bytes().to_vec(), answer);
     }
 
@@ -399,7 +414,8 @@ impl Sink {
     }
 
     fn publish(&mut self, record: &tickcast_journal::Record) -> Result<(), String> {
-        let (frame, _) = Frame::split_first(&record.frame, record.frame.len()).map_err(|error| error.to_string())?;
+        let (frame, _) =
+            Frame::split_first(&record.frame, record.frame.len()).map_err(|error| error.to_string())?;
         let view = View::access(frame.header.type_id, frame.payload, frame.header.root_len)
             .map_err(|error| error.to_string())?;
         let topic = Topic::parse(&record.topic).map_err(|error| error.to_string())?;
@@ -495,16 +511,19 @@ fn understood(outcome: Outcome) -> Result<Kept, Refusal> {
         }
         Outcome::Refused { reason, recipients } => Err(match reason {
             Reason::QueueFull => {
-                let names: Vec<_> = full(&recipients).into_iter().take(10).map(|full| full.identity).collect();
+                let names: Vec<_> =
+                    full(&recipients).into_iter().take(10).map(|full| full.identity).collect();
                 let text = format!(
                     "too much waits for every recipient ({}, …): have them acknowledge, or forget them",
                     names.join(", ")
                 );
                 Refusal::new(ErrorCode::QueueFull, "", text)
             }
-            Reason::NobodyKnown => {
-                Refusal::new(ErrorCode::Unavailable, "", "its recipients were forgotten meanwhile: publish it again")
-            }
+            Reason::NobodyKnown => Refusal::new(
+                ErrorCode::Unavailable,
+                "",
+                "its recipients were forgotten meanwhile: publish it again",
+            ),
             Reason::Expired => {
                 Refusal::new(ErrorCode::InvalidField, "expires_at", "field `expires_at` lies in the past")
             }
@@ -512,13 +531,17 @@ fn understood(outcome: Outcome) -> Result<Kept, Refusal> {
                 let text = format!("field `{field}` is empty or too long");
                 Refusal::new(ErrorCode::InvalidField, field, text)
             }
-            Reason::Busy => {
-                Refusal::new(ErrorCode::Unavailable, "", "the journal has too much to do: publish again in a moment")
-            }
+            Reason::Busy => Refusal::new(
+                ErrorCode::Unavailable,
+                "",
+                "the journal has too much to do: publish again in a moment",
+            ),
             Reason::Closed => Refusal::new(ErrorCode::Unavailable, "", "the server is shutting down"),
         }),
         Outcome::NotDurable { reason } => {
-            let text = format!("the message could not be brought to disk ({reason}): publish it again under the same id");
+            let text = format!(
+                "the message could not be brought to disk ({reason}): publish it again under the same id"
+            );
             Err(Refusal::new(ErrorCode::NotDurable, "", text))
         }
     }

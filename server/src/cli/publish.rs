@@ -8,6 +8,7 @@ use clap::Args;
 use tickcast_client::{Client, ClientOptions, Outcome, PublishError, PublishOptions};
 use tickcast_compat::native::{NativeMessage, native_decode};
 use tickcast_compat::parse::{Limits, parse};
+use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::message::Role;
 use tokio::sync::mpsc;
 

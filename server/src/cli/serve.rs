@@ -10,7 +10,7 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use super::EXIT_FAILURE;
-use crate::config::{Config, Host, LogFormat, Sources};
+use crate::config::{Config, Host, LogFormat, MinDurability, Sources};
 use crate::feeds::run::FeedSpec;
 use crate::feeds::{MarketConfig, Speed};
 use crate::server;
@@ -68,7 +68,9 @@ impl Serve {
         }
         tracing::info!(budget = %config.budget(host), "memory budget");
         if config.alerts.min_durability == MinDurability::Memory {
-            tracing::warn!("critical messages are kept in memory: they do not survive the end of this process");
+            tracing::warn!(
+                "critical messages are kept in memory: they do not survive the end of this process"
+            );
         }
         let listen = config.server.listen;
         let demo = self.demo.then(|| {

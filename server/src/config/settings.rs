@@ -202,7 +202,9 @@ fn plain(kind: Kind, text: &str) -> Raw {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Raw::List(items.map(|item| Raw::Text(item.to_owned())).collect())
         }
-        Kind::Address | Kind::Duration { .. } | Kind::Size { .. } | Kind::Choice { .. } | Kind::Path => as_text(),
+        Kind::Address | Kind::Duration { .. } | Kind::Size { .. } | Kind::Choice { .. } | Kind::Path => {
+            as_text()
+        }
     }
 }
 

@@ -25,9 +25,9 @@ use super::link::{Link, Wake};
 use super::shards::Cell;
 use super::upgrade::Speaks;
 use super::websocket::{self, CloseReason, Inbound, Received};
+use crate::alerts::Alerts;
 use crate::auth::{Denied, Principal};
 use crate::config::JsonCase;
-use crate::alerts::Alerts;
 use crate::ingest::{Later, Published, Refusal, Source, Wishes};
 use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Postbox, Session};
 

@@ -5,7 +5,7 @@
 //! waker here: no list of waiters and no notifier, which idle connections would pay for in memory.
 #![forbid(unsafe_code)]
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -29,8 +29,9 @@ pub struct Link {
     pub gone: Cell<bool>,
     nudged: Cell<bool>,
     waker: Cell<Option<Waker>>,
-    /// For the session, from other threads; most peers never get any.
-    posts: RefCell<Vec<Post>>,
+    /// For the session, from other threads. Boxed: most peers never get any.
+    #[allow(clippy::box_collection, reason = "a pointer is all that an idle connection pays")]
+    posts: Cell<Option<Box<Vec<Post>>>>,
 }
 
 /// What can wake a connection's task.
@@ -56,19 +57,21 @@ impl Link {
             gone: Cell::new(false),
             nudged: Cell::new(false),
             waker: Cell::new(None),
-            posts: RefCell::default(),
+            posts: Cell::new(None),
         }
     }
 
     /// Keeps something for the session, and wakes the connection's task.
     pub fn post(&self, post: Post) {
-        self.posts.borrow_mut().push(post);
+        let mut posts = self.posts.take().unwrap_or_default();
+        posts.push(post);
+        self.posts.set(Some(posts));
         self.nudge();
     }
 
     /// What came for the session since the last time, in order.
     pub fn take_posts(&self) -> Vec<Post> {
-        self.posts.take()
+        self.posts.take().map_or_else(Vec::new, |posts| *posts)
     }
 
     /// Notes that the socket is full, and lets the connection's task wait until it is not.

@@ -268,9 +268,13 @@ impl PeerIo for Sockets {
 /// # Errors
 /// When io_uring was asked for by name and the kernel does not give it.
 pub fn available(sends: Sends) -> io::Result<Sends> {
-    match (sends, Ring::new()) {
+    // On a thread of its own: the kernel takes a ring down by interrupting the thread that made it, and the
+    // caller's may be in the middle of something that does not expect that.
+    let ring = std::thread::spawn(|| Ring::new().map(drop)).join();
+    let ring = ring.unwrap_or_else(|_| Err(io::Error::other("the attempt panicked")));
+    match (sends, ring) {
         (Sends::Single, _) => Ok(Sends::Single),
-        (Sends::Auto | Sends::IoUring, Ok(_)) => Ok(Sends::IoUring),
+        (Sends::Auto | Sends::IoUring, Ok(())) => Ok(Sends::IoUring),
         (Sends::Auto, Err(error)) => {
             tracing::info!(%error, "no io_uring here: each send is a system call of its own");
             Ok(Sends::Single)

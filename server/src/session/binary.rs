@@ -42,8 +42,9 @@ pub struct BinarySession {
     strikes: Strikes,
     /// `None` until hello.
     role: Option<Role>,
-    /// What it calls itself.
-    name: Box<str>,
+    /// What it calls itself, if it publishes.
+    #[allow(clippy::box_collection, reason = "a pointer is all that a subscriber pays")]
+    name: Option<Box<String>>,
     epoch: Epoch,
     standing: Standing,
     /// Those of the engine, ascending by id: what is there already takes no room.
@@ -105,7 +106,7 @@ impl BinarySession {
             connection,
             strikes: Strikes::default(),
             role: None,
-            name: Box::default(),
+            name: None,
             epoch,
             standing: Standing::Anonymous,
             subscriptions: Vec::new(),
@@ -206,7 +207,8 @@ impl BinarySession {
                     }
                 }
                 self.hello(Role(hello.role.0), hello.codecs, desk)?;
-                self.name = hello.name.as_str().into();
+                let publishes = self.role != Some(Role::SUBSCRIBER);
+                self.name = publishes.then(|| Box::new(hello.name.as_str().to_owned()));
                 Ok(())
             }
             (None, message) => {
@@ -220,7 +222,8 @@ impl BinarySession {
                 let texts = [("id", publish.id.as_str()), ("collapse_key", publish.collapse_key.as_str())];
                 let too_long = texts.into_iter().find(|(_, text)| text.len() > NAME_BYTES_MAX);
                 let fault = if let Some((field, text)) = too_long {
-                    let text = format!("field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}", text.len());
+                    let text =
+                        format!("field `{field}` has {} bytes, the limit is {NAME_BYTES_MAX}", text.len());
                     Some((field, text))
                 } else if Durability::NAMES.name_of(durability.0).is_none() {
                     let allowed = "0 memory, 1 os, 2 disk, 3 quorum";
@@ -236,7 +239,7 @@ impl BinarySession {
                     topic: publish.topic.as_str().to_owned(),
                     id: publish.id.as_str().to_owned(),
                     durability,
-                    expires_at: publish.expires_at.to_owned().0,
+                    expires_at: publish.expires_at.0.to_native(),
                     collapse_key: publish.collapse_key.as_str().to_owned(),
                     refused: fault.is_some(),
                 });
@@ -298,13 +301,17 @@ impl BinarySession {
             }
             Some(_) => {}
         }
+        let publisher = self.name.as_ref().map_or("", |name| name.as_str());
         let (request, wishes) = match &pending {
             Some(pending) => {
                 let Pending { request, topic, id, durability, expires_at, collapse_key, .. } = pending;
                 let (durability, expires_at) = (*durability, *expires_at);
-                (Some(*request), Wishes { topic, durability, publisher: &self.name, id, expires_at, collapse_key })
+                (
+                    Some(*request),
+                    Wishes { topic, durability, publisher, id, expires_at, collapse_key, said: &[] },
+                )
             }
-            None => (None, Wishes { publisher: &self.name, ..Wishes::default() }),
+            None => (None, Wishes { publisher, ..Wishes::default() }),
         };
         match desk.publish(frame, wishes, request) {
             Ok(Published::Now(accepted)) => self.published(request, Ok(accepted), desk),
@@ -331,7 +338,11 @@ impl BinarySession {
                 let kept = kept.map_or_else(Default::default, |kept| *kept);
                 message::Published {
                     request,
-                    status: if kept.is_duplicate { PublishStatus::DUPLICATE } else { PublishStatus::ACCEPTED },
+                    status: if kept.is_duplicate {
+                        PublishStatus::DUPLICATE
+                    } else {
+                        PublishStatus::ACCEPTED
+                    },
                     topic: topic.as_str().to_owned(),
                     sequence,
                     durability,
@@ -577,7 +588,9 @@ impl BinarySession {
             Standing::Known(known) => known.keep(&mut waiting, desk)?,
         }
         match waiting {
-            Some(Waiting { subscribe, predicate, .. }) => self.subscribe_live(request, subscribe, predicate, desk),
+            Some(Waiting { subscribe, predicate, .. }) => {
+                self.subscribe_live(request, subscribe, predicate, desk)
+            }
             None => Ok(()),
         }
     }

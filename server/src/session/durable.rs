@@ -86,7 +86,12 @@ impl Standing {
             let postbox = postbox.clone();
             Box::new(move || postbox.nudge())
         };
-        alerts.identify(identity, token, nudge, Box::new(move |outcome| postbox.identified(request, outcome)));
+        alerts.identify(
+            identity,
+            token,
+            nudge,
+            Box::new(move |outcome| postbox.identified(request, outcome)),
+        );
         Ok(())
     }
 
@@ -122,7 +127,11 @@ impl Standing {
 
 impl Known {
     /// Keeps a subscription first, if it is not kept yet. True when it waits for that.
-    pub(super) fn keep(&mut self, waiting: &mut Option<Waiting>, desk: &mut dyn Desk) -> Result<(), Rejection> {
+    pub(super) fn keep(
+        &mut self,
+        waiting: &mut Option<Waiting>,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Rejection> {
         let Some(Waiting { request, subscribe, predicate }) = waiting.as_ref() else { return Ok(()) };
         if self.ticket.has(&subscribe.filter, predicate.as_ref()) {
             return Ok(());
@@ -157,11 +166,15 @@ impl Known {
                 // The close that follows says so.
                 Err(AckError::Fenced) => return Ok(()),
                 Err(AckError::PastHead(position)) => {
-                    let text = format!("field `{field}` names position {position}, which was given to no message yet");
+                    let text = format!(
+                        "field `{field}` names position {position}, which was given to no message yet"
+                    );
                     return Err(Rejection::new(0, ErrorCode::InvalidField, field, text));
                 }
                 Err(AckError::NotHandedOut(position)) => {
-                    let text = format!("field `{field}` names position {position}, which was not sent to this identity yet");
+                    let text = format!(
+                        "field `{field}` names position {position}, which was not sent to this identity yet"
+                    );
                     return Err(Rejection::new(0, ErrorCode::InvalidField, field, text));
                 }
             }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tickcast_engine::{Condition, Delivery, Format, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::Durability;
 use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
 
 use crate::alerts::{Alerts, Ticket};

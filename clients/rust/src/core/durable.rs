@@ -200,9 +200,10 @@ impl Core {
         }
         let mut spans: Vec<Span> = Vec::new();
         while let Some(position) = self.durable.due.first().copied() {
+            let is_full = spans.len() == SPANS_MAX;
             match spans.last_mut() {
                 Some(last) if last.through + 1 == position => last.through = position,
-                _ if spans.len() == SPANS_MAX => break,
+                _ if is_full => break,
                 _ => spans.push(Span { from: position, through: position }),
             }
             self.durable.due.pop_first();

@@ -476,7 +476,7 @@ impl fmt::Display for Close {
 }
 
 /// What became of a publish that asked for a reply.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
     /// Accepted.

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 
@@ -20,8 +21,10 @@ def fail(sentence):
     sys.exit(1)
 
 
+journal = tempfile.TemporaryDirectory()
 server = subprocess.Popen(
-    [program, "serve", "--demo", "--listen", "127.0.0.1:0"], stderr=subprocess.PIPE, text=True
+    [program, "serve", "--demo", "--listen", "127.0.0.1:0", "--set", f"journal.directory={journal.name}"],
+    stderr=subprocess.PIPE, text=True
 )
 address = None
 for line in server.stderr:

@@ -334,7 +334,8 @@ pub struct ServerUse {
     /// Proportional set size after the measurement, where readable.
     #[serde(default)]
     pub pss_bytes: Option<u64>,
-    /// Growth from before the first connection to all connections at rest, divided by connections.
+    /// Growth of anonymous memory from before the first connection to all connections at rest, divided by
+    /// connections.
     pub kib_per_connection: Option<f64>,
     /// CPU time of one idle connection for one second; only in `idle`.
     #[serde(default)]

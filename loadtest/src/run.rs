@@ -380,7 +380,9 @@ impl<'a> Run<'a> {
         let cpu = after.cpu.saturating_sub(before.cpu);
         let connections = (self.plan.readers() + self.plan.slow) as f64;
         let grown = self.before.zip(self.connected).map(|(empty, full)| {
-            full.memory.rss.saturating_sub(empty.memory.rss) as f64 / 1_024.0 / connections.max(1.0)
+            // Not what is mapped from files: the first connections touch the program's code.
+            let (full, empty) = (full.memory.anonymous, empty.memory.anonymous);
+            full.saturating_sub(empty) as f64 / 1_024.0 / connections.max(1.0)
         });
         ServerUse {
             pid: self.target.process.map_or(0, |process| process.pid),

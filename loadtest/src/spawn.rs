@@ -36,12 +36,15 @@ pub struct Program {
     pub arguments: Vec<OsString>,
     /// The core it is pinned to.
     pub core: Option<usize>,
+    /// A directory that it writes to, removed when it has ended.
+    pub scratch: Option<PathBuf>,
 }
 
 /// A server that was started.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    scratch: Option<PathBuf>,
     /// How it is measured.
     pub target: Target,
 }
@@ -80,7 +83,12 @@ impl Server {
         while let Ok(line) = heard.recv_timeout(until.saturating_duration_since(Instant::now())) {
             if let Some(address) = address_in(&line) {
                 let process = Some(Process { pid: child.id() });
-                return Ok(Self { child, target: Target { address, process, label: command.label.clone() } });
+                let scratch = command.scratch.clone();
+                return Ok(Self {
+                    child,
+                    scratch,
+                    target: Target { address, process, label: command.label.clone() },
+                });
             }
             lines.push_back(line);
             if lines.len() > LINES_KEPT {
@@ -99,14 +107,14 @@ impl Drop for Server {
             let _ = kill_process(pid, Signal::TERM);
         }
         let until = Instant::now() + STOP_TIMEOUT;
-        while Instant::now() < until {
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
-            }
+        while Instant::now() < until && matches!(self.child.try_wait(), Ok(None)) {
             thread::sleep(Duration::from_millis(5));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(scratch) = &self.scratch {
+            let _ = std::fs::remove_dir_all(scratch);
+        }
     }
 }
 
@@ -134,6 +142,7 @@ mod tests {
             program: "/bin/sh".into(),
             arguments: ["-c", "echo nothing to serve >&2"].map(OsString::from).to_vec(),
             core: None,
+            scratch: None,
         };
         let error = Server::start(&command).unwrap_err().to_string();
         assert!(error.contains("nothing to serve"), "{error}");

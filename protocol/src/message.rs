@@ -548,7 +548,7 @@ messages! {
         token: String, "text";
     }
 
-    /// Answer to identify. What waits for the identity follows; another connection of the same identity gets nothing more.
+    /// Answer to identify. What waits for the identity follows; an older connection of it is closed with 4509.
     31 version 1 "identified" Identified / ArchivedIdentified Critical
     key [] conflate [] attributes [] raise [] any_of [] {
         /// The request answered.
@@ -559,8 +559,6 @@ messages! {
         token: String, "text";
         /// What critical messages survive.
         durability: Durability, "name";
-        /// Critical messages that wait for it.
-        pending: u32, "count";
         /// Critical messages that are sent ahead of acknowledgements.
         window: u32, "count";
         /// Time after which one that was not acknowledged is sent again.

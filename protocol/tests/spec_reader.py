@@ -296,6 +296,9 @@ ENGINE_STATE = name(None, "starting", "running", "stopping", "stopped", "error")
 # ------------------------------------------------------------------------------------------------------
 # SPEC 8: nested records
 
+FULL_RECIPIENT = record(  # SPEC 8 full_recipient
+    (0, "identity", text), (8, "waiting", u32), (12, "oldest_age_ms", u64))
+SPAN = record((0, "from", u64), (8, "through", u64))  # SPEC 8 span
 POSITION = record((0, "topic", text), (8, "class", CLASS), (9, "sequence", u64))  # SPEC 8 position
 BINDING = record(  # SPEC 8 binding
     (0, "stream", u32), (4, "topic", text), (12, "class", CLASS), (13, "next_sequence", u64))
@@ -332,11 +335,12 @@ message(5, "bind", (0, "subscription", u32), (4, "bindings", list_of(BINDING)))
 # SPEC 6.6
 message(6, "unsubscribe", (0, "request", u64), (8, "subscription", u32))
 # SPEC 6.7
-message(7, "publish", (0, "request", u64), (8, "topic", text), (16, "id", text), (24, "durability", DURABILITY))
+message(7, "publish", (0, "request", u64), (8, "topic", text), (16, "id", text), (24, "durability", DURABILITY),
+        (25, "expires_at", time), (33, "collapse_key", text))
 # SPEC 6.8
 message(8, "published", (0, "request", u64), (8, "status", PUBLISH_STATUS), (9, "topic", text),
         (17, "sequence", u64), (25, "durability", DURABILITY), (26, "code", u16), (28, "field", text),
-        (36, "message", text))
+        (36, "message", text), (44, "position", u64), (52, "queued", u32), (56, "full", list_of(FULL_RECIPIENT)))
 # SPEC 6.9
 message(9, "ping", (0, "client_time", time), (8, "sequence", u64))
 # SPEC 6.10
@@ -362,6 +366,16 @@ message(17, "configure", (0, "request", u64), (8, "subscription", u32), (12, "po
         (13, "predicate", text), (21, "max_hz", f64))
 # SPEC 6.18
 message(18, "skip", (0, "topic", text), (8, "count", u64))
+# SPEC 6.30
+message(30, "identify", (0, "request", u64), (8, "identity", text), (16, "token", text))
+# SPEC 6.31
+message(31, "identified", (0, "request", u64), (8, "identity", text), (16, "token", text),
+        (24, "durability", DURABILITY), (25, "window", u32), (29, "ack_timeout_ms", u32))
+# SPEC 6.32
+message(32, "deliver", (0, "position", u64), (8, "attempt", u32), (12, "topic", text), (20, "sequence", u64),
+        (28, "publisher", text), (36, "id", text), (44, "accepted_at", time), (52, "expires_at", time))
+# SPEC 6.33
+message(33, "ack", (0, "through", u64), (8, "spans", list_of(SPAN)))
 
 # SPEC 7.100
 message(100, "market_data", (0, "symbol", text), (8, "ts", time), (16, "price", opt(decimal)),

@@ -9,17 +9,21 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{PATIENCE, Raw, TEXT};
+use tempfile::TempDir;
 use tickcast_protocol::message::{Message, NoticeKind, Role, Start};
 
 /// The program, running; killed when the test ends before it does.
 struct Program {
     child: Child,
     address: SocketAddr,
+    _journal: TempDir,
 }
 
 impl Program {
     fn serve(arguments: &[&str]) -> Self {
+        let journal = TempDir::new().expect("a directory");
         let mut child = tickcast(&["serve", "--listen", "127.0.0.1:0"])
+            .env("TICKCAST_JOURNAL__DIRECTORY", journal.path())
             .args(arguments)
             .stderr(Stdio::piped())
             .spawn()
@@ -38,7 +42,7 @@ impl Program {
         }
         // Somebody must go on reading, or a full pipe would stop the program.
         std::thread::spawn(move || for _ in lines {});
-        Self { child, address: address.expect("the program says where it listens") }
+        Self { child, address: address.expect("the program says where it listens"), _journal: journal }
     }
 
     fn url(&self) -> String {

@@ -7,7 +7,7 @@ use tickcast_protocol::field::{Kind, Value};
 use tickcast_protocol::message::View;
 use tickcast_protocol::registry::TypeInfo;
 
-use crate::core::Data;
+use crate::core::{Critical, Data};
 
 /// Fields that a type without a layout of its own shows.
 const FIELDS_MAX: usize = 6;
@@ -36,6 +36,27 @@ pub fn one_line(data: &Data) -> String {
         }
     }
     let _ = write!(line, "  {}", age(data.age_ns()));
+    line
+}
+
+/// One critical message on one line: as [`one_line`], and behind it which try it was, if not the first.
+#[must_use]
+pub fn critical_line(critical: &Critical) -> String {
+    let accepted_at = u64::try_from(critical.accepted_at).unwrap_or(0);
+    let mut line = time_of_day(accepted_at);
+    let topic = critical.topic.as_str();
+    let _ = write!(line, "  {topic:<TOPIC_COLUMNS$}seq {:>SEQUENCE_COLUMNS$}", critical.sequence);
+    match critical.view() {
+        Ok(view) => first_fields(&view, &mut line),
+        Err(error) => {
+            let _ = write!(line, "  {} bytes: {error}", critical.payload.len());
+        }
+    }
+    let _ =
+        write!(line, "  {}", age(i64::try_from(critical.received_at).unwrap_or(0) - critical.accepted_at));
+    if critical.attempt > 1 {
+        let _ = write!(line, "  attempt {}", critical.attempt);
+    }
     line
 }
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::ffi::OsString;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -250,12 +251,18 @@ impl<'a> Session<'a> {
         if self.plan.formats.iter().any(|(format, _)| format.is_json()) {
             set("json.case=auto".to_owned());
         }
+        // A journal of its own: that of another run, or of a server that serves, is none of our business.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let (own, number) = (std::process::id(), STARTED.fetch_add(1, Ordering::Relaxed));
+        let scratch = std::env::temp_dir().join(format!("tickcast-loadtest-{own}-{number}"));
+        set(format!("journal.directory={}", scratch.display()));
         arguments.extend(self.targets.server_arg.iter().cloned());
         Program {
             label: "tickcast".to_owned(),
             program: program.to_owned(),
             arguments,
             core: self.server_core,
+            scratch: Some(scratch),
         }
     }
 
@@ -270,6 +277,7 @@ impl<'a> Session<'a> {
             program: std::env::current_exe()?,
             arguments,
             core: self.server_core,
+            scratch: None,
         })
     }
 }

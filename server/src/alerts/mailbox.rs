@@ -173,12 +173,6 @@ impl Mailbox {
         }
     }
 
-    /// How many are known to wait; more may be on disk.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.delivery.depth()
-    }
-
     /// When time alone asks for something, in ns UTC.
     #[must_use]
     pub fn due(&self) -> Option<i64> {

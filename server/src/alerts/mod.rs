@@ -349,12 +349,6 @@ impl Ticket {
         self.identity.wishes_for(filter, predicate)
     }
 
-    /// Messages known to wait, as far as that is known by now.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.identity.mailbox().waiting()
-    }
-
     /// When time alone asks for something, in ns UTC.
     #[must_use]
     pub fn due(&self) -> Option<i64> {

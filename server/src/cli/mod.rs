@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod identity;
 mod publish;
 mod replay;
 mod serve;

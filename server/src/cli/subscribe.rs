@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use clap::Args;
 use tickcast_client::{
-    Client, ClientEvent, ClientOptions, ClientState, Data, GapReason, SubscribeOptions, text,
+    Client, ClientEvent, ClientOptions, ClientState, Critical, Data, GapReason, SubscribeOptions, text,
 };
 use tickcast_compat::Stamp;
 use tickcast_compat::native::native_encode;
-use tickcast_protocol::Predicate;
-use tickcast_protocol::message::{Policy, Start};
+use tickcast_protocol::message::{Policy, Start, View};
 use tickcast_protocol::predicate::PredicateError;
+use tickcast_protocol::{Class, DecodeError, Predicate};
 use tokio::time::{Instant, interval, sleep_until};
 
+use super::identity::IdentityArgs;
 use super::{Connect, EXIT_CONNECT, EXIT_FAILURE, EXIT_INTERRUPTED, block_on};
 use crate::config::parse_duration;
 use crate::session::binary::MAX_HZ;
@@ -47,6 +48,8 @@ pub(super) struct Sub {
     policy: Policy,
     #[command(flatten)]
     connect: Connect,
+    #[command(flatten)]
+    identity: IdentityArgs,
     /// Print native JSON, a line for each message
     #[arg(long)]
     json: bool,
@@ -95,7 +98,14 @@ impl Sub {
     }
 
     async fn follow(self) -> u8 {
-        let options = ClientOptions::new(&self.connect.url);
+        let mut options = ClientOptions::new(&self.connect.url);
+        options.core.identity = match self.identity.load() {
+            Ok(identity) => identity,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return EXIT_FAILURE;
+            }
+        };
         let (client, mut events) = match Client::connect(options).await {
             Ok(connected) => connected,
             Err(error) => {
@@ -167,6 +177,28 @@ impl Sub {
                         }
                     }
                     Some(ClientEvent::ServerError(error)) => eprintln!("error: {error}"),
+                    Some(ClientEvent::Identified { token, .. }) => {
+                        if let Err(error) = self.identity.keep(&token) {
+                            eprintln!("error: {error}");
+                            break EXIT_FAILURE;
+                        }
+                    }
+                    Some(ClientEvent::Critical(critical)) => {
+                        match self.show_critical(&critical, &mut seen) {
+                            Ok(enough) => {
+                                // What was printed need not come again.
+                                client.acknowledge([critical.position]);
+                                if enough {
+                                    break 0;
+                                }
+                            }
+                            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break 0,
+                            Err(error) => {
+                                eprintln!("error: cannot print: {error}");
+                                break EXIT_FAILURE;
+                            }
+                        }
+                    }
                     Some(ClientEvent::Draining { reconnect_in_ms }) => {
                         eprintln!("the server restarts; coming back in {reconnect_in_ms} ms");
                     }
@@ -193,6 +225,27 @@ impl Sub {
         let symbols = format!("symbol in ({})", quoted.join(", "));
         let both = self.filter.as_ref().map(|filter| format!("({filter}) and {symbols}"));
         Predicate::parse(&both.unwrap_or(symbols)).map(Some)
+    }
+
+    /// Prints a critical message; true when enough was printed.
+    fn show_critical(&self, critical: &Critical, seen: &mut Seen) -> io::Result<bool> {
+        seen.received += 1;
+        let mut out = io::stdout().lock();
+        if self.json {
+            let mut line = Vec::new();
+            let stamp = Stamp {
+                topic: critical.topic.as_str(),
+                sequence: critical.sequence,
+                publish_time: u64::try_from(critical.accepted_at).unwrap_or(0),
+                class: Class::Critical,
+            };
+            write_json(&stamp, critical.view(), &mut line);
+            out.write_all(&line)?;
+        } else {
+            writeln!(out, "{}", text::critical_line(critical))?;
+        }
+        out.flush()?;
+        Ok(self.count.is_some_and(|count| seen.received >= count))
     }
 
     /// Prints a batch; true when enough was printed.
@@ -277,18 +330,20 @@ fn parse_policy(text: &str) -> Result<Policy, String> {
 
 /// One message as native JSON, with a line break.
 fn json_line(data: &Data, out: &mut Vec<u8>) {
-    match data.view() {
-        Ok(view) => {
-            let stamp = Stamp {
-                topic: data.topic.as_str(),
-                sequence: data.sequence(),
-                publish_time: data.publish_time(),
-                class: data.class,
-            };
-            native_encode(&stamp, view, out);
-        }
+    let stamp = Stamp {
+        topic: data.topic.as_str(),
+        sequence: data.sequence(),
+        publish_time: data.publish_time(),
+        class: data.class,
+    };
+    write_json(&stamp, data.view(), out);
+}
+
+fn write_json(stamp: &Stamp<'_>, view: Result<View<'_>, DecodeError>, out: &mut Vec<u8>) {
+    match view {
+        Ok(view) => native_encode(stamp, view, out),
         Err(error) => {
-            let unread = serde_json::json!({"topic": data.topic.as_str(), "error": error.to_string()});
+            let unread = serde_json::json!({"topic": stamp.topic, "error": error.to_string()});
             out.extend_from_slice(unread.to_string().as_bytes());
         }
     }

@@ -116,7 +116,6 @@ impl Standing {
             identity: ticket.name().to_owned(),
             token: ticket.token.clone(),
             durability: alerts.durability(),
-            pending: u32::try_from(ticket.waiting()).unwrap_or(u32::MAX),
             window: delivery::WINDOW as u32,
             ack_timeout_ms: (delivery::ACK_TIMEOUT / 1_000_000) as u32,
         })));

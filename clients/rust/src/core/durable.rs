@@ -129,12 +129,12 @@ impl Core {
             self.stats.ignored += 1;
             return;
         }
-        let Identified { identity, token, durability, pending, .. } = identified;
+        let Identified { identity, token, durability, .. } = identified;
         if let Some(known) = &mut self.options.identity {
             known.token.clone_from(&token);
         }
         self.durable.is_known = true;
-        self.events.push_back(ClientEvent::Identified { identity, token, durability, pending });
+        self.events.push_back(ClientEvent::Identified { identity, token, durability });
         self.ask_for_all();
     }
 

@@ -105,8 +105,6 @@ pub enum ClientEvent {
         token: String,
         /// What critical messages survive.
         durability: Durability,
-        /// Critical messages known to wait.
-        pending: u32,
     },
     /// A critical message for the client's identity, which comes again until it is acknowledged.
     Critical(Box<Critical>),

@@ -57,6 +57,10 @@ impl Directory {
                 return Err(StoreError::io(text));
             }
         }
+        // What a crash left half made.
+        for left in ["journal.redb.new", "journal.probe"] {
+            let _ = fs::remove_file(path.join(left));
+        }
         fail::hit(fail::OPEN_DIRECTORY);
         let options = RedbOptions {
             cache_bytes: settings.cache_bytes,

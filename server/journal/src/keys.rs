@@ -131,14 +131,14 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, StoreError> {
 
 /// Value in `Pending`.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct PendingRow {
     pub(crate) expires_at: i64,
     pub(crate) accepted_at: i64,
     /// Key in `Collapse` without the number; empty for none.
     pub(crate) collapse: Vec<u8>,
 }
 
-impl Waiting {
+impl PendingRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
         [&time_bytes(self.expires_at)[..], &time_bytes(self.accepted_at), &self.collapse].concat()
     }

@@ -11,7 +11,9 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition};
+use redb::{
+    Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend, TableDefinition,
+};
 
 use crate::fail;
 use crate::store::{Read, Reading, Row, Store, StoreError, StoreErrorKind, Table, Write, Writing};
@@ -156,11 +158,7 @@ fn scan(
 
 type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
 
-fn each(
-    table: &impl ReadableTable<Bytes, Bytes>,
-    each: Each<'_>,
-    faults: &Faults,
-) -> Result<(), StoreError> {
+fn each(table: &impl ReadableTable<Bytes, Bytes>, each: Each<'_>, faults: &Faults) -> Result<(), StoreError> {
     for row in table.iter().map_err(|error| faults.explain(error))? {
         let (key, value) = row.map_err(|error| faults.explain(error))?;
         each(key.value(), value.value())?;

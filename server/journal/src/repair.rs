@@ -95,9 +95,7 @@ fn open(opener: &mut dyn Opener, after_sync_failure: bool) -> Result<(Box<dyn St
     })?;
     if format.is_none() {
         fail::hit(fail::OPEN_FORMAT);
-        store.write(&mut |tables| {
-            tables.put(Table::Meta, keys::META_FORMAT, &keys::FORMAT.to_be_bytes())
-        })?;
+        store.write(&mut |tables| tables.put(Table::Meta, keys::META_FORMAT, &keys::FORMAT.to_be_bytes()))?;
     }
     fail::hit(fail::OPEN_STATE);
     Ok((store, state))

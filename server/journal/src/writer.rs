@@ -19,7 +19,7 @@ use crate::repair::{self, Repair};
 use crate::settings::Settings;
 use crate::state::{Changes, Staged, State};
 use crate::store::{Opener, Store, StoreError, StoreErrorKind};
-use crate::types::{Committed, Outcome, RecipientId, Unavailable};
+use crate::types::{Committed, Outcome, Reason, RecipientId, Unavailable, Waiting};
 
 /// About how many bytes of records one answer has.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -114,7 +114,7 @@ impl Writer {
         }
         // What came behind the order to close, and what was to be done in steps.
         while let Ok(command) = self.receiver.try_recv() {
-            command.decline(Unavailable::Closed, crate::types::Reason::Closed);
+            command.decline(Unavailable::Closed, Reason::Closed);
         }
         for chore in self.chores {
             if let Chore::Revoke { reply: Some(reply), .. } = chore {
@@ -133,7 +133,9 @@ impl Writer {
         let mut patient = true;
         while batch.len() < self.settings.batch_commands_max && bytes < self.settings.batch_bytes_max {
             let received = match until {
-                _ if !patient => self.receiver.try_recv().map_err(|error| error == TryRecvError::Disconnected),
+                _ if !patient => {
+                    self.receiver.try_recv().map_err(|error| error == TryRecvError::Disconnected)
+                }
                 None => self.receiver.recv().map_err(|_| true),
                 Some(until) => {
                     let pause = until.saturating_duration_since(Instant::now());
@@ -295,6 +297,24 @@ impl Writer {
                 });
                 reply(self.told(read).map(|()| records));
             }
+            Question::Waiting { recipient, reply } => {
+                let head = self.state.position;
+                let mut waiting = Waiting { head, positions: Vec::new() };
+                let Some(number) = self.state.numbers.get(&recipient) else { return reply(Ok(waiting)) };
+                let read = store.read(&mut |tables| {
+                    waiting.positions = query::waiting(tables, *number)?;
+                    Ok(())
+                });
+                reply(self.told(read).map(|()| waiting));
+            }
+            Question::Records { positions, reply } => {
+                let mut records = Vec::new();
+                let read = store.read(&mut |tables| {
+                    records = query::records(tables, &positions, ANSWER_BYTES_MAX)?;
+                    Ok(())
+                });
+                reply(self.told(read).map(|()| records));
+            }
             Question::Status { publisher, id, reply } => {
                 let mut status = None;
                 let read = store.read(&mut |tables| {
@@ -327,7 +347,7 @@ impl Writer {
                     reply(Outcome::NotDurable { reason: why.to_string() });
                 }
                 Command::Ack { recipient, positions, now } => self.carry(Ack { recipient, positions, now }),
-                other => other.decline(why.clone(), crate::types::Reason::Closed),
+                other => other.decline(why.clone(), Reason::Closed),
             }
         }
     }

@@ -10,7 +10,10 @@ const SECOND: i64 = 1_000_000_000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Offer { skip: u64, expires_in: Option<i64> },
+    Offer {
+        skip: u64,
+        expires_in: Option<i64>,
+    },
     Attach,
     /// Of one of the connections so far, present or past.
     Detach(usize),
@@ -197,8 +200,11 @@ fn run(steps: &[Step]) -> Result<u32, TestCaseError> {
             Step::AckRange(of, from, more) => {
                 let Some(of) = pick(of) else { continue };
                 let acked = delivery.ack(connections[of], &Ack::Ranges(vec![from..=from + more]));
-                let expected =
-                    if model.owner == Some(of) { model.ack(from, from + more) } else { Err(AckError::Fenced) };
+                let expected = if model.owner == Some(of) {
+                    model.ack(from, from + more)
+                } else {
+                    Err(AckError::Fenced)
+                };
                 prop_assert_eq!(acked, expected);
             }
             Step::Wait(time) => now += time,

@@ -13,7 +13,10 @@ use tickcast_journal::store::{Opener, Store, StoreError, StoreErrorKind};
 /// One operation, as the disk got it.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { offset: u64, data: Arc<[u8]> },
+    Write {
+        offset: u64,
+        data: Arc<[u8]>,
+    },
     SetLen(u64),
     /// All before it is on the disk.
     Sync,

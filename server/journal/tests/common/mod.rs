@@ -1,5 +1,5 @@
 //! What the tests share: a journal on a simulated disk, drafts, and answers without callbacks.
-#![allow(dead_code, reason = "each test uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
 
 pub mod disk;
 

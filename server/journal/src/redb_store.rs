@@ -62,6 +62,18 @@ impl RedbStore {
         Ok(Self { database: Some(database), faults, quick_repair: options.quick_repair })
     }
 
+    /// Makes a new, empty file behind `backend`, closed and synced. A file that was not made to its end cannot be
+    /// opened, so it gets its name only after this.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn make(backend: Box<dyn StorageBackend>) -> Result<(), StoreError> {
+        let options = RedbOptions { cache_bytes: 1 << 20, quick_repair: false, verify: false };
+        let mut store = Self::open(backend, options)?;
+        let database = store.database.take().expect("just opened");
+        database.close().map_err(|error| store.faults.explain(error))
+    }
+
     fn database(&self) -> &Database {
         self.database.as_ref().expect("open until dropped")
     }

@@ -151,6 +151,7 @@ fn remains(unsynced: &[Op], variant: u64, random: &mut fastrand::Rng, to: &mut V
                         }
                     }
                 }
+                // A name in a directory is there or not, and the file was synced before.
                 op if random.bool() => apply(op, to),
                 _ => {}
             },
@@ -237,6 +238,7 @@ fn check(image: Vec<u8>, moment: usize, history: &History, verify: bool, counts:
 }
 
 fn enumerate(log: &[Op], history: &History, variants: u64, seed: u64, counts: &mut Counts) {
+    hush_redb();
     let mut random = fastrand::Rng::with_seed(seed);
     let mut durable = Vec::new();
     let mut synced = 0;

@@ -26,7 +26,9 @@ struct Ended {
 fn run(fault: Fault, renews: bool) -> Option<Ended> {
     let disk = Disk::default();
     let (told, sink) = sink();
-    let opener = OnDisk { renews, ..OnDisk::new(&disk) };
+    // Without a cache, so that there are reads to fail.
+    let cache_bytes = if fault.kind == OpKind::Read { 0 } else { 1 << 20 };
+    let opener = OnDisk { renews, cache_bytes, ..OnDisk::new(&disk) };
     disk.fail(Some(fault));
     let opened = Journal::open_with(settings(), Box::new(opener), sink);
     let Ok((journal, _)) = opened else {
@@ -63,7 +65,9 @@ fn run(fault: Fault, renews: bool) -> Option<Ended> {
     settle(&journal);
     let health = journal.health();
     assert!(health.is_ok(), "{health:?}");
-    assert_eq!(struck == 0, health.failures == 0 || fault.kind == OpKind::Read, "{health:?}");
+    assert!(struck > 0 || health.failures == 0, "{health:?}");
+    // A read that fails while the file is opened again is a retry, not another failure.
+    assert!(struck == 0 || health.failures > 0 || fault.kind == OpKind::Read, "{health:?}");
     let cut = disk.cut();
     journal.close();
     let told = told.lock().expect("unpoisoned").clone();
@@ -142,7 +146,8 @@ fn a_failed_fsync_loses_nothing_wherever_it_is() {
 fn a_failed_change_of_length_or_read_loses_nothing_wherever_it_is() {
     everywhere(OpKind::SetLen, ErrorKind::StorageFull, 1);
     everywhere(OpKind::SetLen, ErrorKind::Other, 2);
-    everywhere(OpKind::Read, ErrorKind::Other, 1);
+    let (runs, _) = everywhere(OpKind::Read, ErrorKind::Other, 1);
+    assert!(runs > 20, "{runs}");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use common::disk::{Disk, OnDisk};
 use common::*;
 use proptest::prelude::*;
+use proptest::test_runner::{FailurePersistence, FileFailurePersistence};
 use tickcast_journal::{Journal, Outcome, PairState, Reason, RefusalReason, Settings, Status};
 
 const NAMES: [&str; 3] = ["ann", "bob", "cid"];
@@ -324,8 +325,13 @@ fn run(steps: &[Step]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Scripts that failed once are run first from then on.
+fn persistence() -> Option<Box<dyn FailurePersistence>> {
+    Some(Box::new(FileFailurePersistence::WithSource("regressions")))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: persistence(), ..ProptestConfig::default() })]
 
     #[test]
     fn the_journal_does_what_the_model_does(steps in prop::collection::vec(step(), 1..80)) {

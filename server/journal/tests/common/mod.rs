@@ -89,6 +89,19 @@ pub fn settle(journal: &Journal) {
     let _ = wait(|reply| journal.recipients(reply));
 }
 
+/// Panics inside redb are caught by the store; what they print is no news.
+pub fn hush_redb() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !panic.location().is_some_and(|place| place.file().contains("/redb-")) {
+                loud(panic);
+            }
+        }));
+    });
+}
+
 /// An opener made of a closure.
 pub struct OpenBy<F>(pub F);
 

@@ -25,7 +25,7 @@ fn bare(directory: &Path, time: Duration) {
         let begun = Instant::now();
         file.write_all_at(&[at as u8; 4_096], at % 256 * 4_096).expect("written");
         file.sync_data().expect("synced");
-        waits.saturating_record(begun.elapsed().as_micros() as u64);
+        waits.record(begun.elapsed().as_micros() as u64).expect("grows");
         at += 1;
     }
     print("bare fsync", waits.len() as f64 / start.elapsed().as_secs_f64(), &waits);
@@ -79,7 +79,7 @@ fn main() {
         let mut waits = Histogram::<u64>::new(3).expect("valid");
         while start.elapsed() < time {
             let (publisher, id, wait) = answers.recv().expect("answered");
-            waits.saturating_record(wait.as_micros() as u64);
+            waits.record(wait.as_micros() as u64).expect("grows");
             send(publisher, id + 1);
         }
         let rate = waits.len() as f64 / start.elapsed().as_secs_f64();

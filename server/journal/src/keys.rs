@@ -14,6 +14,7 @@
 //!   Collapse    recipient, topic, key    position: which one a newer one supersedes
 //!   Topics      topic                    last sequence
 //!   Recipients  name                     number
+//!   Depths      recipient                how many records wait; no row for none
 //! ```
 //!
 //! A publish writes a fixed number of rows and two or three a recipient; an ack of one position touches
@@ -23,7 +24,8 @@
 use crate::store::StoreError;
 use crate::types::PairState;
 
-/// The version of the layout above. A journal with a newer one is refused.
+/// The version of the layout above. A journal with a newer one is refused, for which every version must be able
+/// to read this row: its table, key, value and checksum never change.
 pub(crate) const FORMAT: u64 = 1;
 pub(crate) const META_FORMAT: &[u8] = b"format";
 pub(crate) const META_POSITION: &[u8] = b"position";

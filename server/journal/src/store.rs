@@ -23,11 +23,12 @@ pub enum Table {
     Collapse,
     Topics,
     Recipients,
+    Depths,
 }
 
 impl Table {
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Records,
         Self::Ids,
@@ -40,6 +41,7 @@ impl Table {
         Self::Collapse,
         Self::Topics,
         Self::Recipients,
+        Self::Depths,
     ];
 
     /// The name in the file.
@@ -58,6 +60,7 @@ impl Table {
             Self::Collapse => "collapse",
             Self::Topics => "topics",
             Self::Recipients => "recipients",
+            Self::Depths => "depths",
         }
     }
 }
@@ -194,6 +197,14 @@ impl StoreError {
     #[must_use]
     pub fn damaged(text: impl fmt::Display) -> Self {
         Self { kind: StoreErrorKind::Damaged { position: 0 }, text: text.to_string() }
+    }
+
+    pub(crate) fn damaged_row(table: Table, key: &[u8]) -> Self {
+        let position = key.try_into().map(u64::from_be_bytes);
+        match (table, position) {
+            (Table::Records, Ok(position)) => Self::damaged_record(position),
+            _ => Self::damaged(format!("a row of {} does not match its checksum", table.name())),
+        }
     }
 
     pub(crate) fn damaged_record(position: u64) -> Self {

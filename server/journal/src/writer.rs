@@ -301,9 +301,14 @@ impl Writer {
                 let head = self.state.position;
                 let mut waiting = Waiting { head, positions: Vec::new() };
                 let Some(number) = self.state.numbers.get(&recipient) else { return reply(Ok(waiting)) };
+                let depth = self.state.depths.get(number).map_or(0, |depth| *depth as usize);
                 let read = store.read(&mut |tables| {
                     waiting.positions = query::waiting(tables, *number)?;
-                    Ok(())
+                    // A row that cannot be found any more would be a message that nobody hears of.
+                    match waiting.positions.len() {
+                        found if found == depth => Ok(()),
+                        found => Err(StoreError::damaged(format!("{found} of {depth} that wait are found"))),
+                    }
                 });
                 reply(self.told(read).map(|()| waiting));
             }

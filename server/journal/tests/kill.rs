@@ -176,7 +176,7 @@ fn main() {
         let mut reached = 0;
         for time in 1..=times {
             // Later hits each time, and the places of a start that happen once.
-            let count = if name.starts_with("open") { 1 + time % 2 } else { 1 + time * time % 37 };
+            let count = if name.starts_with("open") { 1 + (time - 1) % 2 } else { 1 + time * time % 37 };
             if run(directory.path(), &mut heard, Some((name, count))) {
                 reached += 1;
                 // A recovery is killed as well.

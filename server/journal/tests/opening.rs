@@ -7,8 +7,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::disk::{Disk, OnDisk};
 use common::*;
-use redb::{Database, ReadableDatabase, TableDefinition};
-use tickcast_journal::store::StoreErrorKind;
+use tickcast_journal::directory::Directory;
+use tickcast_journal::store::{Opener, StoreErrorKind, Table};
 use tickcast_journal::{Journal, Record, Settings, Unavailable};
 
 fn real(directory: &tempfile::TempDir) -> Settings {
@@ -51,22 +51,20 @@ fn a_newer_format_is_refused_and_left_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let (journal, _) = Journal::open(real(&directory), deaf()).expect("opens");
     journal.close();
-    let file = real(&directory).directory.join("journal.redb");
-    let database = Database::open(&file).expect("opens");
-    let transaction = database.begin_write().expect("begins");
-    {
-        let meta: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("meta");
-        let mut meta = transaction.open_table(meta).expect("there");
-        meta.insert(&b"format"[..], &2_u64.to_be_bytes()[..]).expect("inserted");
-    }
-    transaction.commit().expect("commits");
-    drop(database);
+    let mut file = Directory::lock(&real(&directory)).expect("free");
+    let mut store = file.open(false).expect("opens");
+    store.write(&mut |tables| tables.put(Table::Meta, b"format", &2_u64.to_be_bytes())).expect("written");
+    drop((store, file));
     let error = Journal::open(real(&directory), deaf()).expect_err("newer");
     assert_eq!(error.kind, StoreErrorKind::Newer);
     assert!(error.text.contains("written in format 2 and this server reads format 1"), "{error}");
-    let database = Database::open(&file).expect("opens");
-    let transaction = database.begin_read().expect("begins");
-    assert_eq!(transaction.list_tables().expect("tables").count(), 12, "as it was");
+    let mut file = Directory::lock(&real(&directory)).expect("free");
+    let store = file.open(false).expect("opens");
+    let read = store.read(&mut |tables| {
+        assert_eq!(tables.get(Table::Meta, b"format")?, Some(2_u64.to_be_bytes().to_vec()), "as it was");
+        Ok(())
+    });
+    read.expect("read");
 }
 
 #[test]
@@ -86,6 +84,8 @@ fn contents(journal: &Journal) -> Result<(Vec<Record>, Vec<Record>, Vec<String>)
     for id in 1..=60 {
         seen.push(format!("{:?}", status(journal, "risk", id)?));
     }
+    seen.push(format!("{:?}", wait(|reply| journal.waiting("ann".into(), reply))?));
+    seen.push(format!("{:?}", wait(|reply| journal.waiting("bob".into(), reply))?));
     Ok((pending(journal, "ann")?, pending(journal, "bob")?, seen))
 }
 

@@ -53,6 +53,12 @@ fn the_engine_knows_no_runtime_no_json_and_no_clock() {
 }
 
 #[test]
+fn the_journal_knows_no_runtime_no_json_no_socket_and_no_time_of_day() {
+    let words = ["tokio", "serde", "std::net", "SystemTime", "metrics::"];
+    nobody_says("server/journal/src", &words, &[]);
+}
+
+#[test]
 fn the_protocol_and_compat_know_no_socket() {
     let words = ["tokio", "hyper", "std::net", "TcpStream", "Instant::now", "SystemTime"];
     nobody_says("protocol/src", &words, &[]);
@@ -100,9 +106,15 @@ fn settings_and_metrics_are_leaves() {
 
 #[test]
 fn unsafe_code_lives_in_two_files() {
-    for folder in
-        ["protocol/src", "compat/src", "server/src", "server/engine/src", "clients/rust/src", "loadtest/src"]
-    {
+    for folder in [
+        "protocol/src",
+        "compat/src",
+        "server/src",
+        "server/engine/src",
+        "server/journal/src",
+        "clients/rust/src",
+        "loadtest/src",
+    ] {
         for (name, text) in files(folder) {
             let has_unsafe =
                 code(&text).any(|line| line.contains("unsafe {") || line.contains("unsafe impl"));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::keys::{self, Fields, Known, NEVER, Waiting};
+use crate::keys::{self, Fields, Known, NEVER, PendingRow};
 use crate::record;
 use crate::settings::Settings;
 use crate::state::Staged;
@@ -16,7 +16,7 @@ use crate::types::{
 /// Pairs that one step of an expiry or revocation settles.
 pub(crate) const SETTLED_PER_STEP: usize = 2_048;
 /// Old ids, and old records, that are removed by one batch.
-pub(crate) const PRUNED_PER_BATCH: usize = 64;
+pub(crate) const PRUNED_PER_BATCH: usize = 256;
 
 /// What a publish came to; with the record when there is a new one.
 pub(crate) type Published = (Outcome, Option<Committed>);
@@ -154,7 +154,7 @@ impl Batch<'_, '_> {
         }
         let (from, to) = (keys::pending(number, 0), keys::pending(number, u64::MAX));
         let oldest = self.tables.scan(Table::Pending, &from, &to, 1)?;
-        let oldest = oldest.first().map(|(_, value)| Waiting::decode(value)).transpose()?;
+        let oldest = oldest.first().map(|(_, value)| PendingRow::decode(value)).transpose()?;
         let oldest_age = oldest.map_or(0, |oldest| now.saturating_sub(oldest.accepted_at));
         let full = depth >= self.settings.spill_max || oldest_age >= self.settings.spill_age_max;
         Ok(full.then_some(RefusalReason::QueueFull { depth, oldest_age }))
@@ -174,7 +174,7 @@ impl Batch<'_, '_> {
     }
 
     fn queue(&mut self, record: &Record, number: u32, collapse: &[u8]) -> Result<(), StoreError> {
-        let waiting = Waiting {
+        let waiting = PendingRow {
             expires_at: record.expires_at.unwrap_or(NEVER),
             accepted_at: record.accepted_at,
             collapse: collapse.to_vec(),
@@ -205,7 +205,7 @@ impl Batch<'_, '_> {
     fn settle(&mut self, number: u32, position: u64, to: PairState, now: i64) -> Result<bool, StoreError> {
         let key = keys::pending(number, position);
         let Some(waiting) = self.tables.get(Table::Pending, &key)? else { return Ok(false) };
-        let waiting = Waiting::decode(&waiting)?;
+        let waiting = PendingRow::decode(&waiting)?;
         let pair = keys::pair(position, number);
         let was = self.tables.get(Table::Pairs, &pair)?.map(|value| keys::pair_state(&value)).transpose()?;
         if was != Some(PairState::Pending) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::journal::{Answer, Reply};
-use crate::types::{Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable};
+use crate::types::{Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable, Waiting};
 
 pub(crate) enum Command {
     Publish { draft: Draft, reply: Reply<Outcome> },
@@ -20,6 +20,8 @@ pub(crate) enum Command {
 /// Changes nothing.
 pub(crate) enum Question {
     Pending { recipient: RecipientId, from: u64, limit: usize, reply: Reply<Answer<Vec<Record>>> },
+    Waiting { recipient: RecipientId, reply: Reply<Answer<Waiting>> },
+    Records { positions: Vec<u64>, reply: Reply<Answer<Vec<Record>>> },
     Status { publisher: Arc<str>, id: Vec<u8>, reply: Reply<Answer<Option<Status>>> },
     Recipients { reply: Reply<Answer<Vec<(RecipientId, u32)>>> },
 }
@@ -42,9 +44,7 @@ impl Command {
     pub(crate) fn decline(self, why: Unavailable, reason: Reason) {
         match self {
             Self::Publish { reply, .. } => reply(Outcome::Refused { reason, recipients: Vec::new() }),
-            Self::Note { reply, .. } | Self::Register { reply, .. } | Self::Revoke { reply, .. } => {
-                reply(Err(why))
-            }
+            Self::Note { reply, .. } | Self::Register { reply, .. } | Self::Revoke { reply, .. } => reply(Err(why)),
             Self::Ask(question) => question.decline(why),
             Self::Ack { .. } | Self::Expire { .. } | Self::Close => {}
         }
@@ -54,7 +54,8 @@ impl Command {
 impl Question {
     pub(crate) fn decline(self, why: Unavailable) {
         match self {
-            Self::Pending { reply, .. } => reply(Err(why)),
+            Self::Pending { reply, .. } | Self::Records { reply, .. } => reply(Err(why)),
+            Self::Waiting { reply, .. } => reply(Err(why)),
             Self::Status { reply, .. } => reply(Err(why)),
             Self::Recipients { reply } => reply(Err(why)),
         }

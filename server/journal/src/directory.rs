@@ -57,6 +57,10 @@ impl Directory {
                 return Err(StoreError::io(text));
             }
         }
+        // What a crash left half made.
+        for left in ["journal.redb.new", "journal.probe"] {
+            let _ = fs::remove_file(path.join(left));
+        }
         fail::hit(fail::OPEN_DIRECTORY);
         let options = RedbOptions {
             cache_bytes: settings.cache_bytes,
@@ -70,13 +74,35 @@ impl Directory {
         self.path.join("journal.redb")
     }
 
+    /// What is to become the file.
+    fn next(&self) -> PathBuf {
+        self.path.join("journal.redb.new")
+    }
+
     fn reserve(&self) -> PathBuf {
         self.path.join("journal.reserve")
     }
 
+    fn failed(&self, error: io::Error) -> StoreError {
+        let full = error.kind() == io::ErrorKind::StorageFull;
+        let kind = if full { StoreErrorKind::Full } else { StoreErrorKind::Io };
+        StoreError { kind, text: format!("{} cannot be opened: {error}", self.file().display()) }
+    }
+
+    /// A new file comes into being whole: it is made under another name.
+    fn make_file(&self) -> Result<(), StoreError> {
+        let next = self.next();
+        let file = private().create(true).truncate(true).open(&next).map_err(|error| self.failed(error))?;
+        RedbStore::make(Box::new(DiskFile { file }))?;
+        fail::hit(fail::OPEN_MADE);
+        let named = File::open(&next).and_then(|file| file.sync_all());
+        let named = named.and_then(|()| fs::rename(next, self.file())).and_then(|()| sync(&self.path));
+        named.map_err(|error| self.failed(error))
+    }
+
     /// Copies the file by its bytes, so that what the page cache shows is written to the disk again.
     fn renew(&self) -> io::Result<()> {
-        let next = self.path.join("journal.redb.new");
+        let next = self.next();
         let mut from = File::open(self.file())?;
         let mut to = private().create(true).truncate(true).open(&next)?;
         let mut chunk = vec![0; CHUNK];
@@ -95,19 +121,14 @@ impl Directory {
 
 impl Opener for Directory {
     fn open(&mut self, after_sync_failure: bool) -> Result<Box<dyn Store>, StoreError> {
-        let failed = |error: io::Error| {
-            let full = error.kind() == io::ErrorKind::StorageFull;
-            let kind = if full { StoreErrorKind::Full } else { StoreErrorKind::Io };
-            StoreError { kind, text: format!("{} cannot be opened: {error}", self.file().display()) }
-        };
-        if after_sync_failure {
+        let failed = |error| self.failed(error);
+        if after_sync_failure && self.file().exists() {
             self.renew().map_err(failed)?;
         }
-        let new = !self.file().exists();
-        let file = private().create(true).truncate(false).open(self.file()).map_err(failed)?;
-        if new {
-            sync(&self.path).map_err(failed)?;
+        if !self.file().exists() {
+            self.make_file()?;
         }
+        let file = private().open(self.file()).map_err(failed)?;
         Ok(Box::new(RedbStore::open(Box::new(DiskFile { file }), self.options)?))
     }
 

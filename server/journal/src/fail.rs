@@ -26,6 +26,8 @@ pub const BEFORE_REPLY: &str = "before_reply";
 pub const AFTER_REPLY: &str = "after_reply";
 /// Recovery: the directory is there, the file is not open.
 pub const OPEN_DIRECTORY: &str = "open_directory";
+/// Recovery: a new file is made and has not its name yet.
+pub const OPEN_MADE: &str = "open_made";
 /// Recovery: the file is open, and repaired if it had to be.
 pub const OPEN_FILE: &str = "open_file";
 /// Recovery: the format is about to be written into a new file.
@@ -54,6 +56,7 @@ pub const ALL: &[&str] = &[
     BEFORE_REPLY,
     AFTER_REPLY,
     OPEN_DIRECTORY,
+    OPEN_MADE,
     OPEN_FILE,
     OPEN_FORMAT,
     OPEN_STATE,

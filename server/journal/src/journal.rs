@@ -24,7 +24,7 @@ use crate::directory::Directory;
 use crate::health::Health;
 use crate::settings::Settings;
 use crate::store::{Opener, StoreError};
-use crate::types::{Committed, Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable};
+use crate::types::{Committed, Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable, Waiting};
 use crate::writer::Writer;
 
 /// Most bytes that are kept with a recipient.
@@ -191,6 +191,18 @@ impl Journal {
         reply: Reply<Answer<Vec<Record>>>,
     ) {
         self.order(Command::Ask(Question::Pending { recipient, from, limit, reply }));
+    }
+
+    /// All positions that wait for a recipient, with their expiries, and the head of the journal: what
+    /// [`Delivery::restore`](crate::Delivery::restore) wants. A record that the sink is told of after this
+    /// answer is not among them, one before it is: both come on the same thread.
+    pub fn waiting(&self, recipient: RecipientId, reply: Reply<Answer<Waiting>>) {
+        self.order(Command::Ask(Question::Waiting { recipient, reply }));
+    }
+
+    /// Records by their positions, those that are still there, up to about 4 MiB.
+    pub fn records(&self, positions: Vec<u64>, reply: Reply<Answer<Vec<Record>>>) {
+        self.order(Command::Ask(Question::Records { positions, reply }));
     }
 
     /// What became of a message; nothing when its id is not known, or no more.

@@ -15,6 +15,7 @@
 //!   Topics      topic                    last sequence
 //!   Recipients  name                     number
 //!   Notes       name                     what the caller keeps with a recipient
+//!   Depths      recipient                how many records wait; no row for none
 //! ```
 //!
 //! A publish writes a fixed number of rows and two or three a recipient; an ack of one position touches
@@ -24,7 +25,8 @@
 use crate::store::StoreError;
 use crate::types::PairState;
 
-/// The version of the layout above. A journal with a newer one is refused.
+/// The version of the layout above. A journal with a newer one is refused, for which every version must be able
+/// to read this row: its table, key, value and checksum never change.
 pub(crate) const FORMAT: u64 = 1;
 pub(crate) const META_FORMAT: &[u8] = b"format";
 pub(crate) const META_POSITION: &[u8] = b"position";
@@ -132,14 +134,14 @@ pub(crate) fn text(bytes: &[u8]) -> Result<&str, StoreError> {
 
 /// Value in `Pending`.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct PendingRow {
     pub(crate) expires_at: i64,
     pub(crate) accepted_at: i64,
     /// Key in `Collapse` without the number; empty for none.
     pub(crate) collapse: Vec<u8>,
 }
 
-impl Waiting {
+impl PendingRow {
     pub(crate) fn encode(&self) -> Vec<u8> {
         [&time_bytes(self.expires_at)[..], &time_bytes(self.accepted_at), &self.collapse].concat()
     }

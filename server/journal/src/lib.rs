@@ -43,5 +43,5 @@ pub use journal::{Answer, Journal, Recovered, Reply, Sink};
 pub use settings::Settings;
 pub use types::{
     Committed, Draft, Outcome, PairState, Reason, RecipientId, Record, Refusal, RefusalReason, Status,
-    Unavailable,
+    Unavailable, Waiting,
 };

@@ -1,7 +1,7 @@
 //! Questions to the tables: what waits, and what became of a message.
 #![forbid(unsafe_code)]
 
-use crate::keys::{self, Fields, Known};
+use crate::keys::{self, Fields, Known, NEVER, PendingRow};
 use crate::record;
 use crate::store::{Read, StoreError, Table};
 use crate::types::{PairState, Record, Status};
@@ -23,6 +23,35 @@ pub(crate) fn pending(
         };
         bytes += value.len();
         records.push(record::decode(position, &value)?);
+        if bytes >= bytes_max {
+            break;
+        }
+    }
+    Ok(records)
+}
+
+/// Positions that wait for a number, with their expiries.
+pub(crate) fn waiting(tables: &dyn Read, number: u32) -> Result<Vec<(u64, Option<i64>)>, StoreError> {
+    let (from, to) = (keys::pending(number, 0), keys::pending(number, u64::MAX));
+    let rows = tables.scan(Table::Pending, &from, &to, usize::MAX)?;
+    let rows = rows.iter().map(|(key, value)| {
+        let expires_at = PendingRow::decode(value)?.expires_at;
+        Ok((Fields(&key[4..]).u64()?, (expires_at != NEVER).then_some(expires_at)))
+    });
+    rows.collect()
+}
+
+/// Records by position, those that are there, up to about `bytes_max`.
+pub(crate) fn records(
+    tables: &dyn Read,
+    positions: &[u64],
+    bytes_max: usize,
+) -> Result<Vec<Record>, StoreError> {
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    for position in positions {
+        let Some(value) = tables.get(Table::Records, &keys::position(*position))? else { continue };
+        bytes += value.len();
+        records.push(record::decode(*position, &value)?);
         if bytes >= bytes_max {
             break;
         }

@@ -1,5 +1,8 @@
 //! The store on redb: one file, all tables opened at the start of a transaction.
 //!
+//! Every row carries a checksum of its table, key and value, which is compared whenever it is read: redb
+//! compares the checksums of its pages only when it repairs a file or is told to verify it.
+//!
 //! The bytes go through a `Watched` backend, which remembers the first failure and whether it was an
 //! fsync. redb refuses every access after a failure, so no fsync is ever tried twice on one descriptor.
 //!
@@ -62,6 +65,18 @@ impl RedbStore {
         Ok(Self { database: Some(database), faults, quick_repair: options.quick_repair })
     }
 
+    /// Makes a new, empty file behind `backend`, closed and synced. A file that was not made to its end cannot be
+    /// opened, so it gets its name only after this.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn make(backend: Box<dyn StorageBackend>) -> Result<(), StoreError> {
+        let options = RedbOptions { cache_bytes: 1 << 20, quick_repair: false, verify: false };
+        let mut store = Self::open(backend, options)?;
+        let database = store.database.take().expect("just opened");
+        database.close().map_err(|error| store.faults.explain(error))
+    }
+
     fn database(&self) -> &Database {
         self.database.as_ref().expect("open until dropped")
     }
@@ -119,6 +134,26 @@ impl Drop for RedbStore {
     }
 }
 
+const CHECKSUM_BYTES: usize = 4;
+
+fn checksum(table: Table, key: &[u8], value: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[table as u8]);
+    hasher.update(&(key.len() as u32).to_be_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize().to_be_bytes()
+}
+
+fn seal(table: Table, key: &[u8], value: &[u8]) -> Vec<u8> {
+    [value, &checksum(table, key, value)].concat()
+}
+
+fn unseal<'a>(table: Table, key: &[u8], sealed: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    let value = sealed.split_last_chunk().filter(|(value, sum)| **sum == checksum(table, key, value));
+    value.map(|(value, _)| value).ok_or_else(|| StoreError::damaged_row(table, key))
+}
+
 /// The tables of a write transaction, in order of `Table`.
 struct Tables<'a> {
     tables: Vec<redb::Table<'a, &'static [u8], &'static [u8]>>,
@@ -134,15 +169,17 @@ struct Snapshot<'a> {
 type Bytes = &'static [u8];
 
 fn get(
+    of: Table,
     table: &impl ReadableTable<Bytes, Bytes>,
     key: &[u8],
     faults: &Faults,
 ) -> Result<Option<Vec<u8>>, StoreError> {
     let found = table.get(key).map_err(|error| faults.explain(error))?;
-    Ok(found.map(|value| value.value().to_vec()))
+    found.map(|value| unseal(of, key, value.value()).map(<[u8]>::to_vec)).transpose()
 }
 
 fn scan(
+    of: Table,
     table: &impl ReadableTable<Bytes, Bytes>,
     range: (&[u8], &[u8]),
     limit: usize,
@@ -151,32 +188,38 @@ fn scan(
     let mut rows = Vec::new();
     for row in table.range(range.0..range.1).map_err(|error| faults.explain(error))?.take(limit) {
         let (key, value) = row.map_err(|error| faults.explain(error))?;
-        rows.push((key.value().to_vec(), value.value().to_vec()));
+        let value = unseal(of, key.value(), value.value())?.to_vec();
+        rows.push((key.value().to_vec(), value));
     }
     Ok(rows)
 }
 
 type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
 
-fn each(table: &impl ReadableTable<Bytes, Bytes>, each: Each<'_>, faults: &Faults) -> Result<(), StoreError> {
+fn each(
+    of: Table,
+    table: &impl ReadableTable<Bytes, Bytes>,
+    each: Each<'_>,
+    faults: &Faults,
+) -> Result<(), StoreError> {
     for row in table.iter().map_err(|error| faults.explain(error))? {
         let (key, value) = row.map_err(|error| faults.explain(error))?;
-        each(key.value(), value.value())?;
+        each(key.value(), unseal(of, key.value(), value.value())?)?;
     }
     Ok(())
 }
 
 impl Read for Tables<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        get(&self.tables[table as usize], key, self.faults)
+        get(table, &self.tables[table as usize], key, self.faults)
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
-        scan(&self.tables[table as usize], (from, to), limit, self.faults)
+        scan(table, &self.tables[table as usize], (from, to), limit, self.faults)
     }
 
     fn each(&self, table: Table, visit: Each<'_>) -> Result<(), StoreError> {
-        each(&self.tables[table as usize], visit, self.faults)
+        each(table, &self.tables[table as usize], visit, self.faults)
     }
 
     fn len(&self, table: Table) -> Result<u64, StoreError> {
@@ -186,7 +229,7 @@ impl Read for Tables<'_> {
 
 impl Write for Tables<'_> {
     fn put(&mut self, table: Table, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
-        let put = self.tables[table as usize].insert(key, value);
+        let put = self.tables[table as usize].insert(key, &seal(table, key, value)[..]);
         put.map(|_| ()).map_err(|error| self.faults.explain(error))
     }
 
@@ -198,16 +241,16 @@ impl Write for Tables<'_> {
 
 impl Read for Snapshot<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.tables[table as usize].as_ref().map_or(Ok(None), |table| get(table, key, self.faults))
+        self.tables[table as usize].as_ref().map_or(Ok(None), |rows| get(table, rows, key, self.faults))
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<Row>, StoreError> {
-        let table = self.tables[table as usize].as_ref();
-        table.map_or(Ok(Vec::new()), |table| scan(table, (from, to), limit, self.faults))
+        let rows = self.tables[table as usize].as_ref();
+        rows.map_or(Ok(Vec::new()), |rows| scan(table, rows, (from, to), limit, self.faults))
     }
 
     fn each(&self, table: Table, visit: Each<'_>) -> Result<(), StoreError> {
-        self.tables[table as usize].as_ref().map_or(Ok(()), |table| each(table, visit, self.faults))
+        self.tables[table as usize].as_ref().map_or(Ok(()), |rows| each(table, rows, visit, self.faults))
     }
 
     fn len(&self, table: Table) -> Result<u64, StoreError> {
@@ -282,5 +325,26 @@ impl StorageBackend for Watched {
 
     fn close(&self) -> io::Result<()> {
         self.inner.close()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_of_a_row_is_found_and_so_is_a_row_in_the_wrong_place() {
+        let sealed = seal(Table::Records, b"key", b"stop everything");
+        assert_eq!(unseal(Table::Records, b"key", &sealed).expect("whole"), b"stop everything");
+        assert!(unseal(Table::Pairs, b"key", &sealed).is_err(), "another table's");
+        assert!(unseal(Table::Records, b"kex", &sealed).is_err(), "another row's");
+        for bit in 0..sealed.len() * 8 {
+            let mut flipped = sealed.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(unseal(Table::Records, b"key", &flipped).is_err(), "bit {bit}");
+        }
+        for len in 0..sealed.len() {
+            assert!(unseal(Table::Records, b"key", &sealed[..len]).is_err(), "cut to {len}");
+        }
     }
 }

@@ -67,25 +67,18 @@ impl State {
             state.numbers.insert(keys::text(name)?.into(), Fields(number).u32()?);
             Ok(())
         })?;
-        let (mut pending, mut newest) = (0, 0);
-        from.each(Table::Pending, &mut |key, _| {
-            let mut key = Fields(key);
-            *state.depths.entry(key.u32()?).or_default() += 1;
-            newest = newest.max(key.u64()?);
-            pending += 1;
+        let mut waiting = 0;
+        from.each(Table::Depths, &mut |number, depth| {
+            let depth = Fields(depth).u32()?;
+            state.depths.insert(Fields(number).u32()?, depth);
+            waiting += u64::from(depth);
             Ok(())
         })?;
-        let mut open = 0;
-        from.each(Table::Open, &mut |_, count| {
-            open += u64::from(Fields(count).u32()?);
-            Ok(())
-        })?;
-        if pending != open || newest > state.position {
-            let text = format!(
-                "the journal's tables disagree: {pending} deliveries wait, {open} are counted, the newest at \
-                 {newest} of {}",
-                state.position
-            );
+        // What can be checked without reading all that waits, which may take seconds.
+        let rows = from.len(Table::Pending)?;
+        if waiting != rows {
+            let text =
+                format!("the journal's tables disagree: {waiting} deliveries wait, and {rows} are kept");
             return Err(StoreError::damaged(text));
         }
         Ok(state)
@@ -200,6 +193,13 @@ impl<'a> Staged<'a> {
             match number {
                 Some(number) => to.put(Table::Recipients, name.as_bytes(), &number.to_be_bytes())?,
                 None => _ = to.remove(Table::Recipients, name.as_bytes())?,
+            }
+        }
+        for (number, depth) in &changes.depths {
+            let number = number.to_be_bytes();
+            match depth {
+                0 => _ = to.remove(Table::Depths, &number)?,
+                depth => to.put(Table::Depths, &number, &depth.to_be_bytes())?,
             }
         }
         Ok(changes)

@@ -23,12 +23,13 @@ pub enum Table {
     Collapse,
     Topics,
     Recipients,
+    Depths,
     Notes,
 }
 
 impl Table {
     /// All of them, in order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Records,
         Self::Ids,
@@ -41,6 +42,7 @@ impl Table {
         Self::Collapse,
         Self::Topics,
         Self::Recipients,
+        Self::Depths,
         Self::Notes,
     ];
 
@@ -60,6 +62,7 @@ impl Table {
             Self::Collapse => "collapse",
             Self::Topics => "topics",
             Self::Recipients => "recipients",
+            Self::Depths => "depths",
             Self::Notes => "notes",
         }
     }
@@ -197,6 +200,14 @@ impl StoreError {
     #[must_use]
     pub fn damaged(text: impl fmt::Display) -> Self {
         Self { kind: StoreErrorKind::Damaged { position: 0 }, text: text.to_string() }
+    }
+
+    pub(crate) fn damaged_row(table: Table, key: &[u8]) -> Self {
+        let position = key.try_into().map(u64::from_be_bytes);
+        match (table, position) {
+            (Table::Records, Ok(position)) => Self::damaged_record(position),
+            _ => Self::damaged(format!("a row of {} does not match its checksum", table.name())),
+        }
     }
 
     pub(crate) fn damaged_record(position: u64) -> Self {

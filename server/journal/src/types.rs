@@ -205,6 +205,15 @@ pub struct Status {
     pub removed: bool,
 }
 
+/// What waits for a recipient.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The last position that was given, to whomever.
+    pub head: u64,
+    /// Positions that wait, in order, with their expiries in ns UTC.
+    pub positions: Vec<(u64, Option<i64>)>,
+}
+
 /// Why a question or an order was not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unavailable {

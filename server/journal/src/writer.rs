@@ -20,7 +20,7 @@ use crate::repair::{self, Repair};
 use crate::settings::Settings;
 use crate::state::{Changes, Staged, State};
 use crate::store::{Opener, Store, StoreError, StoreErrorKind, Table};
-use crate::types::{Committed, Outcome, RecipientId, Unavailable};
+use crate::types::{Committed, Outcome, Reason, RecipientId, Unavailable, Waiting};
 
 /// About how many bytes of records one answer has.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -123,7 +123,7 @@ impl Writer {
         }
         // What came behind the order to close, and what was to be done in steps.
         while let Ok(command) = self.receiver.try_recv() {
-            command.decline(Unavailable::Closed, crate::types::Reason::Closed);
+            command.decline(Unavailable::Closed, Reason::Closed);
         }
         for chore in self.chores {
             if let Chore::Revoke { reply: Some(reply), .. } = chore {
@@ -308,6 +308,29 @@ impl Writer {
                 });
                 reply(self.told(read).map(|()| records));
             }
+            Question::Waiting { recipient, reply } => {
+                let head = self.state.position;
+                let mut waiting = Waiting { head, positions: Vec::new() };
+                let Some(number) = self.state.numbers.get(&recipient) else { return reply(Ok(waiting)) };
+                let depth = self.state.depths.get(number).map_or(0, |depth| *depth as usize);
+                let read = store.read(&mut |tables| {
+                    waiting.positions = query::waiting(tables, *number)?;
+                    // A row that cannot be found any more would be a message that nobody hears of.
+                    match waiting.positions.len() {
+                        found if found == depth => Ok(()),
+                        found => Err(StoreError::damaged(format!("{found} of {depth} that wait are found"))),
+                    }
+                });
+                reply(self.told(read).map(|()| waiting));
+            }
+            Question::Records { positions, reply } => {
+                let mut records = Vec::new();
+                let read = store.read(&mut |tables| {
+                    records = query::records(tables, &positions, ANSWER_BYTES_MAX)?;
+                    Ok(())
+                });
+                reply(self.told(read).map(|()| records));
+            }
             Question::Status { publisher, id, reply } => {
                 let mut status = None;
                 let read = store.read(&mut |tables| {
@@ -340,7 +363,7 @@ impl Writer {
                     reply(Outcome::NotDurable { reason: why.to_string() });
                 }
                 Command::Ack { recipient, positions, now } => self.carry(Ack { recipient, positions, now }),
-                other => other.decline(why.clone(), crate::types::Reason::Closed),
+                other => other.decline(why.clone(), Reason::Closed),
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use proptest::test_runner::{FailurePersistence, FileFailurePersistence};
 use tickcast_journal::delivery::{ACK_TIMEOUT, ACK_TIMEOUT_MAX, WINDOW};
 use tickcast_journal::{Ack, AckError, Delivery, Generation};
 
@@ -245,8 +246,13 @@ fn run(steps: &[Step]) -> Result<u32, TestCaseError> {
     Ok(redeliveries)
 }
 
+/// Scripts that failed once are run first from then on.
+fn persistence() -> Option<Box<dyn FailurePersistence>> {
+    Some(Box::new(FileFailurePersistence::WithSource("regressions")))
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: persistence(), ..ProptestConfig::default() })]
 
     #[test]
     fn delivery_does_what_the_model_does(steps in prop::collection::vec(step(), 1..200)) {

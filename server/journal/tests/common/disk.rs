@@ -13,8 +13,13 @@ use tickcast_journal::store::{Opener, Store, StoreError, StoreErrorKind};
 /// One operation, as the disk got it.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Write { offset: u64, data: Arc<[u8]> },
+    Write {
+        offset: u64,
+        data: Arc<[u8]>,
+    },
     SetLen(u64),
+    /// A file that was made elsewhere and synced gets its name here: all of it or nothing.
+    Install(Arc<[u8]>),
     /// All before it is on the disk.
     Sync,
 }
@@ -65,6 +70,7 @@ pub fn apply(op: &Op, to: &mut Vec<u8>) {
             to[from..to_end].copy_from_slice(data);
         }
         Op::SetLen(len) => to.resize(*len as usize, 0),
+        Op::Install(bytes) => *to = bytes.to_vec(),
         Op::Sync => {}
     }
 }
@@ -127,6 +133,24 @@ impl Disk {
         inner.durable = inner.seen.clone();
         inner.unsynced.clear();
         Ok(())
+    }
+}
+
+impl Disk {
+    /// A new file is made elsewhere, and moved here.
+    fn make(&self) -> Result<(), StoreError> {
+        let elsewhere = Self::default();
+        let fault = self.lock().fault;
+        elsewhere.lock().fault = fault;
+        let made = RedbStore::make(Box::new(DiskBackend(elsewhere.clone())));
+        let mut inner = self.lock();
+        let other = elsewhere.lock();
+        inner.fault = other.fault;
+        inner.failed += other.failed;
+        made?;
+        inner.note(Op::Install(other.durable.clone().into()));
+        drop(inner);
+        DiskBackend(self.clone()).sync_data().map_err(StoreError::io)
     }
 }
 
@@ -214,11 +238,12 @@ pub struct OnDisk {
     pub verify: bool,
     /// Whether a failed fsync is answered with a new file, as it must be.
     pub renews: bool,
+    pub cache_bytes: usize,
 }
 
 impl OnDisk {
     pub fn new(disk: &Disk) -> Self {
-        Self { disk: disk.clone(), quick_repair: false, verify: false, renews: true }
+        Self { disk: disk.clone(), quick_repair: false, verify: false, renews: true, cache_bytes: 1 << 20 }
     }
 }
 
@@ -231,8 +256,14 @@ impl Opener for OnDisk {
                 StoreError { kind, text: error.to_string() }
             })?;
         }
-        let options =
-            RedbOptions { cache_bytes: 1 << 20, quick_repair: self.quick_repair, verify: self.verify };
+        if self.disk.bytes().is_empty() {
+            self.disk.make()?;
+        }
+        let options = RedbOptions {
+            cache_bytes: self.cache_bytes,
+            quick_repair: self.quick_repair,
+            verify: self.verify,
+        };
         Ok(Box::new(RedbStore::open(Box::new(DiskBackend(self.disk.clone())), options)?))
     }
 }

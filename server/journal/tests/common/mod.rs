@@ -1,5 +1,5 @@
 //! What the tests share: a journal on a simulated disk, drafts, and answers without callbacks.
-#![allow(dead_code, reason = "each test uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test uses its own part")]
 
 pub mod disk;
 
@@ -87,6 +87,19 @@ pub fn status(journal: &Journal, publisher: &str, id: u64) -> Answer<Option<Stat
 /// Waits until the journal has got through everything that was ordered before.
 pub fn settle(journal: &Journal) {
     let _ = wait(|reply| journal.recipients(reply));
+}
+
+/// Panics inside redb are caught by the store; what they print is no news.
+pub fn hush_redb() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let loud = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !panic.location().is_some_and(|place| place.file().contains("/redb-")) {
+                loud(panic);
+            }
+        }));
+    });
 }
 
 /// An opener made of a closure.

@@ -110,7 +110,7 @@ pub enum Published {
 }
 
 /// The name of who gives none.
-const NOBODY: &str = "anonymous";
+pub const NOBODY: &str = "anonymous";
 
 /// The door. Cheap to share.
 pub struct Ingest {
@@ -318,10 +318,16 @@ impl Ingest {
                             metrics.counters.sources.add(source as usize);
                             health.record_update(type_id, now);
                         }
+                        if !kept.full.is_empty() {
+                            metrics.limit_hit("alerts.waiting");
+                        }
                         let sequence = kept.sequence;
                         Ok(Accepted { topic, sequence, durability: given, kept: Some(Box::new(kept)) })
                     }
                     Err(refusal) => {
+                        if refusal.code == ErrorCode::QueueFull {
+                            metrics.limit_hit("alerts.waiting");
+                        }
                         metrics.counters.refused.add(refusal.code.name());
                         Err(refusal)
                     }

@@ -110,7 +110,7 @@ pub fn start_with_clock(
     let (engine, engine_shards) = Engine::new(engine_config, epoch, boot, codec, notifies);
     // Keyed per process: nobody can prepare attributes that collide.
     let hasher = RandomState::new();
-    let alerts = open_alerts(&config, &engine, &hasher, started)?;
+    let alerts = open_alerts(&config, &metrics, &engine, &hasher, started)?;
     let ingest = Arc::new(Ingest::new(
         engine,
         IngestParts {
@@ -240,6 +240,7 @@ impl Drop for Running {
 /// Opens the journal of critical messages, unless they are to be kept in memory alone.
 fn open_alerts(
     config: &Config,
+    metrics: &Arc<Metrics>,
     engine: &Engine,
     hasher: &RandomState,
     now: u64,
@@ -255,7 +256,7 @@ fn open_alerts(
     settings.id_age_min = ns(config.journal.remember_ids);
     let limits = alerts::Limits { identities: config.alerts.identities };
     let began = std::time::Instant::now();
-    let alerts = Alerts::open(settings, limits, engine, hasher, now).map_err(|error| {
+    let alerts = Alerts::open(settings, limits, metrics.clone(), engine, hasher, now).map_err(|error| {
         io::Error::other(format!("{error}; to run without a journal, set alerts.min_durability = \"memory\""))
     })?;
     let (took, identities) = (began.elapsed(), alerts.identity_count());

@@ -209,6 +209,7 @@ impl Status {
             "Events the slowest shard is behind the ring's cursor.",
             self.ingest.engine().lag(),
         ));
+        figures.extend(self.journal_figures());
         for health in self.health.snapshot(self.ingest.now()) {
             // Groups are types, so the label comes from the registry.
             let Some(info) = registry::by_name(health.name) else { continue };
@@ -235,6 +236,60 @@ impl Status {
                 ),
             ],
         )
+    }
+
+    fn journal_figures(&self) -> Vec<Figure> {
+        let Some(alerts) = self.ingest.alerts() else { return Vec::new() };
+        let health = alerts.health();
+        let figure = |name, help, value| Figure { name, help, label: None, value };
+        vec![
+            figure(
+                "tickcast_journal_up",
+                "1 while critical messages are accepted, 0 while the disk does not take them.",
+                u64::from(health.is_ok()),
+            ),
+            figure(
+                "tickcast_identities",
+                "Durable identities that critical messages may wait for.",
+                alerts.identity_count() as u64,
+            ),
+            figure(
+                "tickcast_journal_commits_total",
+                "Commits of the journal, one fsync each.",
+                health.commits,
+            ),
+            figure(
+                "tickcast_journal_accepted_total",
+                "Critical messages accepted, on disk.",
+                health.accepted,
+            ),
+            figure(
+                "tickcast_journal_known_total",
+                "Critical messages whose id was known: duplicates and conflicts.",
+                health.known,
+            ),
+            figure(
+                "tickcast_journal_refused_total",
+                "Critical messages refused: too much waits, expired, or the journal was too busy.",
+                health.refused + health.refused_busy,
+            ),
+            figure(
+                "tickcast_journal_not_durable_total",
+                "Critical messages refused because the disk did not take them.",
+                health.not_durable,
+            ),
+            figure("tickcast_journal_failures_total", "Failures of the journal's disk.", health.failures),
+            figure(
+                "tickcast_journal_acks_forgotten_total",
+                "Acknowledgements forgotten under load or failure: their messages come again.",
+                health.acks_forgotten,
+            ),
+            figure(
+                "tickcast_journal_damaged_total",
+                "Reads of the journal that found a damaged record.",
+                health.damaged,
+            ),
+        ]
     }
 
     fn shard_stats(&self, name: &str) -> u64 {

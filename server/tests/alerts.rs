@@ -8,6 +8,7 @@ use std::path::Path;
 use common::{Arrived, Raw, TestServer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tickcast_client::{Client, ClientEvent, ClientOptions, Identity, SubscribeOptions};
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
     Ack, Deliver, Durability, Identified, Identify, Message, Role, Span, Start,
@@ -256,6 +257,108 @@ fn a_newer_alert_of_its_collapse_key_takes_the_place_of_one_that_waits() {
     let (mut raw, _) = identify(&server, "desk-7", &token);
     assert_eq!(letter(&mut raw).0.id, "three");
     settle(&mut raw);
+}
+
+#[test]
+fn a_publisher_can_ask_what_became_of_an_alert() {
+    let directory = TempDir::new().expect("a directory");
+    let server = serve(directory.path());
+    let (mut raw, _) = desk(&server, "desk-7");
+    let (_other, _) = desk(&server, "desk-8");
+    alert(&server, "a", json!({"id": "a/1 ä", "publisher": "risk"}));
+    let ask = |path: &str| {
+        let (status, body) = server.get(path);
+        (status, serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    let path = "/api/v1/alerts/a%2F1%20%C3%A4?publisher=risk";
+    let (status, found) = ask(path);
+    assert_eq!((status, &found["id"], &found["sequence"]), (200, &json!("a/1 ä"), &json!(1)), "{found}");
+    assert_eq!((&found["recipients"]["pending"], &found["recipients"]["acked"]), (&json!(2), &json!(0)));
+    let (word, _) = letter(&mut raw);
+    ack(&mut raw, word.position);
+    server.wait_until("the acknowledgement is on disk", |_| {
+        let (_, found) = ask(path);
+        (&found["recipients"]["pending"], &found["recipients"]["acked"]) == (&json!(1), &json!(1))
+    });
+    for unknown in ["/api/v1/alerts/a%2F1%20%C3%A4", "/api/v1/alerts/x?publisher=risk", "/api/v1/alerts/"] {
+        assert_eq!(ask(unknown).0, 404, "{unknown}");
+    }
+    assert_eq!(ask("/api/v1/alerts/%FF").0, 400);
+    assert_eq!(server.metric("tickcast_journal_accepted_total"), 1.0);
+    assert_eq!((server.metric("tickcast_journal_up"), server.metric("tickcast_identities")), (1.0, 2.0));
+}
+
+#[test]
+fn an_alert_expires_for_who_is_away_and_is_not_sent_late() {
+    let directory = TempDir::new().expect("a directory");
+    let server = serve(directory.path());
+    let (raw, token) = desk(&server, "desk-7");
+    drop(raw);
+    let soon = jiff_text(server.running.ingest().now() as i64 + 200_000_000);
+    assert_eq!(alert(&server, "a", json!({"id": "soon", "expires_at": soon}))["status"], "accepted");
+    let past = alert(&server, "a", json!({"id": "past", "expires_at": "2020-01-01T00:00:00Z"}));
+    assert_eq!((&past["status"], &past["field"]), (&json!("refused"), &json!("expires_at")), "{past}");
+    server.wait_until("it has expired", |server| {
+        let (_, body) = server.get("/api/v1/alerts/soon");
+        serde_json::from_str::<Value>(&body).expect("JSON")["recipients"]["expired"] == 1
+    });
+    let (mut raw, _) = identify(&server, "desk-7", &token);
+    let last = alert(&server, "a", json!({"id": "last"}));
+    assert_eq!(letter(&mut raw).0.position, last["position"], "what has expired does not come");
+}
+
+/// A time as publishers write it.
+fn jiff_text(unix_ns: i64) -> String {
+    tickcast_protocol::field::Timestamp(unix_ns).to_string()
+}
+
+#[test]
+fn the_client_library_gets_each_alert_once_and_acknowledges_over_reconnects() {
+    let directory = TempDir::new().expect("a directory");
+    let server = serve(directory.path());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut options = ClientOptions::new(server.url());
+        options.core.identity = Some(Identity { name: "desk-7".into(), token: String::new() });
+        let (client, mut events) = Client::connect(options).await.expect("connects");
+        client.watch("risk_alert.**", SubscribeOptions::default()).expect("a filter");
+        let mut handled = Vec::new();
+        let mut published = 0;
+        let mut identified = 0;
+        while handled.len() < 50 {
+            let event = tokio::time::timeout(common::PATIENCE, events.next()).await.expect("something comes");
+            let event = event.expect("the client lives");
+            match event {
+                ClientEvent::Identified { token, .. } => {
+                    assert_eq!(token.len(), 32);
+                    identified += 1;
+                }
+                ClientEvent::Acknowledged { .. } => {
+                    while published < 50 {
+                        published += 1;
+                        alert(&server, "a", json!({"id": format!("id-{published}")}));
+                    }
+                }
+                ClientEvent::Critical(critical) => {
+                    handled.push((critical.id.clone(), critical.sequence));
+                    // Every tenth connection is lost before it is acknowledged.
+                    if handled.len() % 10 == 0 {
+                        client.reconnect();
+                    } else {
+                        client.acknowledge([critical.position]);
+                    }
+                    if handled.len() % 10 == 0 {
+                        client.acknowledge([critical.position]);
+                    }
+                }
+                _ => {}
+            }
+        }
+        assert!(identified > 1, "it came back with its token");
+        let expected: Vec<_> = (1..=50).map(|number| (format!("id-{number}"), number)).collect();
+        assert_eq!(handled, expected, "each once, in order");
+        client.close(common::PATIENCE).await;
+    });
 }
 
 #[test]

@@ -157,6 +157,8 @@ fn publish(topic: &str, id: &str, durability: Durability) -> Vec<u8> {
         topic: topic.into(),
         id: id.into(),
         durability,
+        expires_at: Timestamp(0),
+        collapse_key: String::new(),
     }))
 }
 

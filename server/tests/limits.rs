@@ -14,13 +14,14 @@ use std::thread;
 use std::time::Instant;
 
 use common::{Arrived, BINARY, CLOSE, PATIENCE, Raw, TestServer, http, masked, tick};
+use tempfile::TempDir;
 use tickcast::config::{KEYS, Key};
 use tickcast::status::Status;
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::frame::{self, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
-    Bracket, ClassName, Durability, Message, Notice, NoticeKind, Ping, Policy, Position, Publish,
-    PublishStatus, Reason, Resume, Role, Start,
+    Ack, Bracket, ClassName, Durability, Identify, Message, Notice, NoticeKind, Ping, Policy, Position,
+    Publish, PublishStatus, Reason, Resume, Role, Start,
 };
 use tickcast_protocol::{CloseCode, ErrorCode, registry};
 
@@ -96,6 +97,10 @@ table! {
         reader_that_is_many_events_behind_gets_what_its_classes_promise;
     "outbox.bytes" ["outbox.events" = "1048576", "outbox.bytes" = "64KiB"]
         reader_that_is_many_bytes_behind_gets_what_its_classes_promise;
+    "alerts.identities" ["alerts.min_durability" = "disk", "alerts.identities" = "1"]
+        identity_past_the_last_is_refused_and_the_connection_stays;
+    "alerts.waiting" ["alerts.min_durability" = "disk", "alerts.waiting" = "100"]
+        alert_for_whom_too_much_waits_is_refused_and_the_rest_still_waits;
 }
 
 #[test]
@@ -127,11 +132,14 @@ struct Bench {
     server: Option<TestServer>,
     status: Arc<Status>,
     bystander: Receiver<Arrived>,
+    _journal: TempDir,
 }
 
 impl Bench {
     fn start(key: &str, settings: &[(&str, &str)]) -> Self {
-        let server = TestServer::start(settings);
+        let journal = TempDir::new().expect("a directory");
+        let directory = [("journal.directory", journal.path().to_str().expect("plain text"))];
+        let server = TestServer::start(&[settings, &directory].concat());
         let status = server.running.status().clone();
         let mut raw = Raw::binary(server.address(), Role::SUBSCRIBER);
         raw.answers_pings = true;
@@ -147,7 +155,7 @@ impl Bench {
             }
         });
         let key = Key::find(key).expect("a key of the settings");
-        let bench = Self { key, server: Some(server), status, bystander };
+        let bench = Self { key, server: Some(server), status, bystander, _journal: journal };
         // Its stream is born before the limit is hit.
         bench.assert_bystander_gets("1.5");
         assert!(hits(&bench.status).iter().all(|(_, hits)| *hits == 0), "nothing was hit yet");
@@ -399,6 +407,68 @@ fn peer_that_never_says_hello_is_closed(bench: &mut Bench) {
     bench.assert_closed(&mut raw, CloseCode::HelloTimeout);
 }
 
+/// Says who it is, and gives the answer.
+fn identify(raw: &mut Raw, identity: &str, token: &str) -> Message {
+    raw.say(&Message::Identify(Identify { request: 1, identity: identity.into(), token: token.into() }));
+    raw.message()
+}
+
+fn identity_past_the_last_is_refused_and_the_connection_stays(bench: &mut Bench) {
+    let mut first = bench.binary();
+    let Message::Identified(identified) = identify(&mut first, "one", "") else { panic!("identified") };
+    let mut second = bench.binary();
+    let Message::Error(error) = identify(&mut second, "two", "") else { panic!("refused") };
+    assert_eq!(ErrorCode::from_number(error.code), Some(ErrorCode::Unavailable), "{error:?}");
+    bench.assert_documented("UNAVAILABLE");
+    second.subscribe(2, "market_data.*", Start::LIVE);
+    assert!(matches!(second.message(), Message::Acknowledge(_)), "without an identity");
+    // Who is known comes back.
+    assert!(matches!(identify(&mut bench.binary(), "one", &identified.token), Message::Identified(_)));
+}
+
+fn alert_for_whom_too_much_waits_is_refused_and_the_rest_still_waits(bench: &mut Bench) {
+    let mut raw = bench.binary();
+    let Message::Identified(identified) = identify(&mut raw, "desk", "") else { panic!("identified") };
+    raw.subscribe(2, "risk_alert.**", Start::LIVE);
+    assert!(matches!(raw.message(), Message::Acknowledge(_)));
+    drop(raw);
+    let Message::RiskAlert(alert) = common::sample("risk_alert") else { panic!("risk_alert") };
+    let mut publisher = Raw::binary(bench.server().address(), Role::PUBLISHER);
+    let mut publish = |request| {
+        let publish = Publish {
+            request,
+            topic: String::new(),
+            id: String::new(),
+            durability: Durability::DISK,
+            expires_at: Timestamp(0),
+            collapse_key: String::new(),
+        };
+        let mut bytes = frame::encode(&Message::Publish(publish));
+        frame::append(&Message::RiskAlert(alert.clone()), &mut bytes);
+        publisher.send(BINARY, &bytes);
+        let Message::Published(reply) = publisher.message() else { panic!("a reply") };
+        reply
+    };
+    for request in 0..100 {
+        let reply = publish(request);
+        assert_eq!((reply.status, reply.queued), (PublishStatus::ACCEPTED, 1), "{reply:?}");
+    }
+    let refused = publish(100);
+    assert_eq!((refused.status, refused.code), (PublishStatus::REFUSED, ErrorCode::QueueFull.number()));
+    bench.assert_documented(ErrorCode::QueueFull.name());
+
+    let mut raw = bench.binary();
+    assert!(matches!(identify(&mut raw, "desk", &identified.token), Message::Identified(_)));
+    let mut sequences = Vec::new();
+    while sequences.len() < 100 {
+        if let Message::Deliver(word) = raw.message() {
+            sequences.push(word.sequence);
+            raw.say(&Message::Ack(Ack { through: word.position, spans: Vec::new() }));
+        }
+    }
+    assert_eq!(sequences, (1..=100).collect::<Vec<u64>>(), "all that were accepted, and only they");
+}
+
 fn request_with_long_headers_is_refused(bench: &mut Bench) {
     let padding = "p".repeat(10 * 1024);
     let request = format!(
@@ -508,8 +578,14 @@ fn publish_to_a_stream_past_the_limit_is_refused_and_the_others_go_on(bench: &mu
     bench.assert_documented(ErrorCode::StreamLimit.name());
 
     let mut raw = Raw::binary(bench.server().address(), Role::PUBLISHER);
-    let publish =
-        Publish { request: 5, topic: String::new(), id: String::new(), durability: Durability::MEMORY };
+    let publish = Publish {
+        request: 5,
+        topic: String::new(),
+        id: String::new(),
+        durability: Durability::MEMORY,
+        expires_at: Timestamp(0),
+        collapse_key: String::new(),
+    };
     let mut bytes = frame::encode(&Message::Publish(publish));
     frame::append(&tick("ANOTHER", "1"), &mut bytes);
     raw.send(BINARY, &bytes);

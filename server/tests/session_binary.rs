@@ -119,7 +119,14 @@ fn assert_near_now(time: Timestamp) {
 }
 
 fn publish(request: u64, topic: &str, id: &str, durability: Durability) -> Vec<u8> {
-    frame::encode(&Message::Publish(Publish { request, topic: topic.into(), id: id.into(), durability }))
+    frame::encode(&Message::Publish(Publish {
+        request,
+        topic: topic.into(),
+        id: id.into(),
+        durability,
+        expires_at: Timestamp(0),
+        collapse_key: String::new(),
+    }))
 }
 
 fn accepted(request: u64, topic: &str, sequence: u64) -> Message {
@@ -132,6 +139,9 @@ fn accepted(request: u64, topic: &str, sequence: u64) -> Message {
         code: 0,
         field: String::new(),
         message: String::new(),
+        position: 0,
+        queued: 0,
+        full: Vec::new(),
     })
 }
 

@@ -36,6 +36,7 @@ use tickcast_protocol::{ErrorCode, Header, Predicate, Topic, TopicFilter};
 use self::identity::{Identities, Identity, Wish};
 use self::mailbox::{HELD_MAX, Letter, Nudge};
 use crate::ingest::Refusal;
+use crate::metrics::Metrics;
 
 /// Called once with what became of something, on the journal's thread.
 pub type Answer<T> = Box<dyn FnOnce(Result<T, Refusal>) + Send>;
@@ -101,6 +102,7 @@ pub struct Alerts {
     identities: Arc<Identities>,
     hasher: RandomState,
     limits: Limits,
+    metrics: Arc<Metrics>,
     /// Ids for messages that came without, unique in this run.
     run: String,
     unnamed: AtomicU64,
@@ -115,6 +117,7 @@ impl Alerts {
     pub fn open(
         settings: Settings,
         limits: Limits,
+        metrics: Arc<Metrics>,
         engine: &Engine,
         hasher: &RandomState,
         now: u64,
@@ -140,7 +143,15 @@ impl Alerts {
             }
         }
         let run = identity::hex(&random());
-        Ok(Self { journal, identities, hasher: hasher.clone(), limits, run, unnamed: AtomicU64::new(0) })
+        Ok(Self {
+            journal,
+            identities,
+            hasher: hasher.clone(),
+            limits,
+            metrics,
+            run,
+            unnamed: AtomicU64::new(0),
+        })
     }
 
     /// What a message that was kept survives.
@@ -222,6 +233,7 @@ impl Alerts {
             Ok(()) => {}
             Err(Some(known)) => return answer(enter(known, &token, nudge)),
             Err(None) => {
+                self.metrics.limit_hit("alerts.identities");
                 let text =
                     format!("there are {} identities, which is alerts.identities", self.limits.identities);
                 return answer(Err(Refusal::new(ErrorCode::Unavailable, "identity", text)));

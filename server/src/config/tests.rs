@@ -48,7 +48,8 @@ fn defaults_are_what_the_documentation_says() {
     assert_eq!(config.outbox.bytes, 256 * 1024);
     assert_eq!(config.json.ws_dialect, WsDialect::D1);
     assert_eq!(config.json.case, JsonCase::Snake);
-    assert_eq!(config.alerts.min_durability, MinDurability::Memory);
+    assert_eq!(config.alerts.min_durability, MinDurability::Disk);
+    assert_eq!(config.journal.directory, "tickcast-data");
     assert_eq!(config.log.level, LogLevel::Info);
     assert_eq!(config.log.format, LogFormat::Auto);
     assert!(config.server.allowed_origins.is_empty() && config.publish.loopback_open);
@@ -334,9 +335,10 @@ fn origins_are_written_as_browsers_send_them() {
 #[test]
 fn durability_that_cannot_be_had_is_refused() {
     assert_eq!(
-        refusal(from_toml("alerts.min_durability = \"disk\"")),
-        "error: alerts.min_durability = \"disk\" (tickcast.toml line 1) is not available in this version, \
-         which has no journal to keep a critical message past the end of the process: write \"memory\"."
+        refusal(from_toml("alerts.min_durability = \"quorum\"")),
+        "error: alerts.min_durability = \"quorum\" (tickcast.toml line 1) is not available in this version, \
+         which writes a critical message to its own disk with every commit, and to no other node: \
+         write \"memory\" or \"disk\"."
     );
     let dialect = refusal(from_toml("json.ws_dialect = \"auto\""));
     assert!(dialect.contains("not available in this version"), "{dialect}");

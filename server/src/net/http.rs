@@ -1,6 +1,7 @@
 //! Every HTTP endpoint of the front thread, upgrades included.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,9 +12,11 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use hyper::upgrade::{OnUpgrade, Parts};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task;
 use tokio::time::timeout;
 
@@ -23,7 +26,7 @@ use super::shards::{Adopted, Shards};
 use super::upgrade::{self, Speaks};
 use crate::auth::Principal;
 use crate::config::Config;
-use crate::ingest::Ingest;
+use crate::ingest::{Ingest, NOBODY};
 use crate::metrics::Metrics;
 use crate::publish_api;
 use crate::status::Status;
@@ -89,6 +92,9 @@ impl Front {
         match path.as_str() {
             "/ws" | "/ws/realtime" => self.websocket(request, place).await,
             "/api/v1/publish" => self.publish(request).await,
+            _ if path.starts_with(ALERTS) && request.method() == Method::GET => {
+                self.alert(request.uri()).await
+            }
             _ if request.method() != Method::GET && request.method() != Method::HEAD => {
                 let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", "", "use GET");
                 answer.headers_mut().insert("allow", HeaderValue::from_static("GET, HEAD"));
@@ -106,9 +112,58 @@ impl Front {
             "/websocket/status" => json(StatusCode::OK, self.status.websocket_status()),
             "/" => text(StatusCode::OK, WELCOME),
             _ => {
-                let detail = "known paths: /ws /ws/realtime /api/v1/publish /websocket/status /healthz /readyz /metrics /version";
+                let detail = "known paths: /ws /ws/realtime /api/v1/publish /api/v1/alerts/ID /websocket/status /healthz /readyz /metrics /version";
                 problem(StatusCode::NOT_FOUND, "NOT_FOUND", "", detail)
             }
+        }
+    }
+
+    /// What became of a critical message: `/api/v1/alerts/{id}?publisher=NAME`.
+    async fn alert(&self, uri: &Uri) -> Answer {
+        let Some(alerts) = self.ingest.alerts() else {
+            let detail = "this server keeps no critical messages (alerts.min_durability is \"memory\")";
+            return problem(StatusCode::NOT_FOUND, "NOT_DURABLE", "", detail);
+        };
+        let text = |encoded: &str| percent_decode_str(encoded).decode_utf8().map(Cow::into_owned);
+        let id = text(uri.path().strip_prefix(ALERTS).unwrap_or_default());
+        let asked =
+            uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("publisher="));
+        let publisher = text(asked.unwrap_or(NOBODY));
+        let (Ok(id), Ok(publisher)) = (id, publisher) else {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                "INVALID_FIELD",
+                "id",
+                "id and publisher are UTF-8, percent-encoded",
+            );
+        };
+        let (sender, answer) = oneshot::channel();
+        // Nobody listens any more when the request was given up.
+        alerts.status(&publisher, &id, Box::new(move |status| drop(sender.send(status))));
+        match answer.await {
+            Ok(Ok(Some(status))) => {
+                let body = serde_json::json!({
+                    "id": id,
+                    "publisher": publisher,
+                    "position": status.position,
+                    "sequence": status.sequence,
+                    "recipients": {
+                        "pending": status.pending,
+                        "acked": status.acked,
+                        "expired": status.expired,
+                        "revoked": status.revoked,
+                        "superseded": status.superseded,
+                    },
+                    "removed": status.removed,
+                });
+                json(StatusCode::OK, body.to_string())
+            }
+            Ok(Ok(None)) => {
+                let detail = format!("no critical message of publisher `{publisher}` with this id is known");
+                problem(StatusCode::NOT_FOUND, "NOT_FOUND", "id", &detail)
+            }
+            Ok(Err(error)) => unavailable(&error.to_string()),
+            Err(_) => unavailable("the server is shutting down; ask again shortly"),
         }
     }
 
@@ -231,10 +286,14 @@ impl Front {
     }
 }
 
+/// Where critical messages are asked after.
+const ALERTS: &str = "/api/v1/alerts/";
+
 const WELCOME: &str = "Tickcast\n\n\
   /ws                 WebSocket: binary with subprotocol tickcast.v2, else JSON v1.0\n\
   /ws/realtime        WebSocket: JSON v1.0 (dialect D1)\n\
   /api/v1/publish     POST one message, an array, or NDJSON\n\
+  /api/v1/alerts/ID   what became of a critical message\n\
   /websocket/status   connections and stream health\n\
   /healthz /readyz    alive, ready\n\
   /metrics            Prometheus\n\

@@ -114,6 +114,11 @@ impl Core {
         self.durable.told.len()
     }
 
+    /// True when nothing has to be waited for before subscribing.
+    pub(super) fn has_identity(&self) -> bool {
+        self.durable.is_known || self.options.identity.is_none()
+    }
+
     /// Asks for the identity, if there is to be one; true then.
     pub(super) fn identify(&mut self) -> bool {
         self.durable.is_known = false;

@@ -122,7 +122,7 @@ impl Core {
             stale_tracks: 0,
         };
         self.subscriptions.insert(key, subscription);
-        if matches!(self.state, State::Open(_)) {
+        if matches!(self.state, State::Open(_)) && self.has_identity() {
             self.ask(key);
         }
         key

@@ -964,6 +964,9 @@ fn a_publish_with_a_reply_is_answered_once() {
         code: 0,
         field: String::new(),
         message: String::new(),
+        position: 0,
+        queued: 0,
+        full: Vec::new(),
     };
     script.say(&[reply.clone().into(), reply.into()]);
     let events = script.events();

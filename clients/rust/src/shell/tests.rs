@@ -296,6 +296,9 @@ async fn a_publisher_gets_replies_and_flushes_before_it_goes() {
             code: 0,
             field: String::new(),
             message: String::new(),
+            position: 0,
+            queued: 0,
+            full: Vec::new(),
         };
         peer.say(&[reply.into()]).await;
         let mut ticks = 0;

@@ -19,6 +19,7 @@ use crate::health::HealthMonitor;
 use crate::instruments::Directory;
 use crate::journal::{Journal, falls_short};
 use crate::metrics::Metrics;
+use crate::states::States;
 
 /// Who published. Its number is its place in [`crate::metrics::SOURCES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +108,8 @@ pub struct IngestParts {
     pub journal: Arc<dyn Journal>,
     /// Stamps.
     pub clock: Clock,
+    /// Hears who publishes what.
+    pub states: Arc<States>,
     /// Largest payload, in bytes.
     pub payload_bytes_max: usize,
 }
@@ -153,6 +156,12 @@ impl Ingest {
     #[must_use]
     pub fn condition(&self, predicate: Predicate) -> Condition {
         Condition::new(predicate, &self.hasher)
+    }
+
+    /// Where sources are said to be there, and what they say of their streams.
+    #[must_use]
+    pub fn states(&self) -> &Arc<States> {
+        &self.parts.states
     }
 
     /// The engine behind the door.
@@ -272,6 +281,9 @@ impl Ingest {
                 self.parts.metrics.counters.received.add(info.id);
                 self.parts.metrics.counters.sources.add(source as usize);
                 self.parts.health.record_update(info.id, now);
+                if matches!(source, Source::Http | Source::Own) {
+                    self.parts.states.published_by_nobody(receipt.stream);
+                }
                 Ok(Accepted { topic, receipt, durability: given })
             }
             Err(error) => Err(self.engine_refusal(&error)),

@@ -408,6 +408,7 @@ impl Shard {
     /// Writes what waits for a peer; a few times, as long as the socket takes everything.
     fn write_outbox(&mut self, index: u32, io: &mut impl PeerIo) {
         for _ in 0..WRITES_MAX {
+            self.pay_states(index);
             if !self.peers.member(index).has_output() {
                 self.peers.member(index).tidy();
                 return;

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tickcast_engine::{Condition, Delivery, Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Reason};
-use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
+use tickcast_protocol::message::{Durability, Message, Notice, NoticeKind, Reason, SourceStatus};
+use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, Topic, TopicFilter};
 use tokio::net::TcpStream;
 use tokio::task;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -28,6 +28,7 @@ use crate::auth::{Denied, Principal};
 use crate::config::JsonCase;
 use crate::ingest::{Accepted, Refusal, Source, Wishes};
 use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Session};
+use crate::states::SourceHandle;
 
 /// Bytes read at once, after which others have their turn: some 500 publishes of 128 bytes. What is read
 /// together is delivered together, and messages that share a send cost a fraction of one each, so a busy
@@ -72,6 +73,8 @@ pub struct Connection {
     inbound: Inbound,
     bucket: Bucket,
     is_publisher: bool,
+    /// What a publisher publishes as.
+    source: Option<Box<SourceHandle>>,
     opened: Instant,
     last_read: Instant,
     next_heartbeat: Instant,
@@ -115,6 +118,7 @@ impl Connection {
             inbound,
             bucket,
             is_publisher: false,
+            source: None,
             opened: now,
             last_read: now,
             next_heartbeat: cell.beat_after(now + first_beat),
@@ -257,7 +261,7 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        let Self { inbound, session, cell, peer, bucket, is_publisher, .. } = self;
+        let Self { inbound, session, cell, peer, bucket, is_publisher, source, .. } = self;
         let (mut theirs, mut ended) = (None, false);
         let fed = inbound.feed(bytes, |inbound, received| {
             ended |= !matches!(received, Received::Ping(_) | Received::Pong);
@@ -266,7 +270,7 @@ impl Connection {
                 return Ok(());
             }
             let was_publisher = *is_publisher;
-            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, overflow: false };
+            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false };
             if !was_publisher && !matches!(received, Received::Close(_)) {
                 bucket.take(session, &mut desk)?;
             }
@@ -295,8 +299,8 @@ impl Connection {
     }
 
     fn with_desk(&mut self, act: impl FnOnce(&mut Session, &mut dyn Desk)) {
-        let Self { session, cell, peer, is_publisher, .. } = self;
-        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, overflow: false });
+        let Self { session, cell, peer, is_publisher, source, .. } = self;
+        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false });
     }
 
     /// Writes what waits, unless the socket is known to be full.
@@ -507,6 +511,7 @@ struct PeerDesk<'a> {
     cell: &'a Rc<Cell>,
     peer: PeerId,
     is_publisher: &'a mut bool,
+    source: &'a mut Option<Box<SourceHandle>>,
     overflow: bool,
 }
 
@@ -557,7 +562,23 @@ impl Desk for PeerDesk<'_> {
     }
 
     fn publish(&mut self, frame: &Frame<'_>, wishes: Wishes<'_>) -> Result<Accepted, Refusal> {
-        self.cell.shared.ingest.publish_frame(Source::Socket, frame, wishes)
+        let published = self.cell.shared.ingest.publish_frame(Source::Socket, frame, wishes);
+        if let (Ok(accepted), Some(source)) = (&published, &mut *self.source) {
+            source.published(accepted.receipt.stream);
+        }
+        published
+    }
+
+    fn vouch(&mut self, status: SourceStatus, topics: &[Topic], interval_ms: u32) -> Result<(), Refusal> {
+        let now = self.now();
+        match &*self.source {
+            Some(source) => source.say(status, topics, interval_ms, now),
+            None => Ok(()),
+        }
+    }
+
+    fn begun(&self) -> u64 {
+        self.cell.shard.borrow().begun()
     }
 
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal> {
@@ -578,6 +599,8 @@ impl Desk for PeerDesk<'_> {
 
     fn accept_publisher(&mut self) {
         *self.is_publisher = true;
+        let states = self.cell.shared.ingest.states();
+        self.source.get_or_insert_with(|| Box::new(states.source(false)));
     }
 
     fn say(&mut self, message: Bytes) {

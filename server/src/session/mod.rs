@@ -10,8 +10,8 @@ pub mod d1;
 use bytes::Bytes;
 use tickcast_engine::{Condition, Delivery, Format, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::Durability;
-use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
+use tickcast_protocol::message::{Durability, SourceStatus};
+use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, Topic, TopicFilter};
 
 use crate::auth::Denied;
 use crate::ingest::{Accepted, Refusal, Wishes};
@@ -49,6 +49,10 @@ pub trait Desk {
     fn set_format(&mut self, format: Format);
     /// Publishes a frame.
     fn publish(&mut self, frame: &Frame<'_>, wishes: Wishes<'_>) -> Result<Accepted, Refusal>;
+    /// Hears what a publisher says of its streams.
+    fn vouch(&mut self, status: SourceStatus, topics: &[Topic], interval_ms: u32) -> Result<(), Refusal>;
+    /// When the history of this epoch began, in ns since the Unix epoch.
+    fn begun(&self) -> u64;
     /// Announces an upstream gap.
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal>;
     /// Whether this peer may be a publisher.

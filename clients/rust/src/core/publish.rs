@@ -107,7 +107,7 @@ impl Core {
         Ok(())
     }
 
-    fn may_publish(&self) -> Result<(), PublishError> {
+    pub(super) fn may_publish(&self) -> Result<(), PublishError> {
         if self.options.role == Role::SUBSCRIBER {
             return Err(PublishError::NotPublisher);
         }
@@ -117,7 +117,7 @@ impl Core {
         Ok(())
     }
 
-    fn room(&mut self) -> Result<(), PublishError> {
+    pub(super) fn room(&mut self) -> Result<(), PublishError> {
         if self.outgoing.is_full() {
             self.stats.queue_full += 1;
             return Err(PublishError::Full);

@@ -73,6 +73,8 @@ impl Core {
             Message::Notice(notice) => self.on_notice(&notice, now),
             Message::Heartbeat(heartbeat) => self.on_heartbeat(&heartbeat, now),
             Message::Published(reply) => self.on_published(reply),
+            Message::StreamStates(told) => self.on_states(told),
+            Message::History(history) => self.on_history(history),
             Message::Begin(begin) => match origin(begin.bracket) {
                 Some(origin) => self.on_begin(begin.subscription, origin, begin.events),
                 None => self.stats.ignored += 1,
@@ -224,6 +226,9 @@ impl Core {
             self.stats.repeats += 1;
         }
         let topic = (!freshened.is_empty()).then(|| stream.topic.clone());
+        if origin == Origin::Live {
+            self.settle_state(index);
+        }
         for (key, age) in freshened {
             topic.clone().into_iter().for_each(|topic| self.stream_freshened(key, topic, age));
         }
@@ -342,6 +347,7 @@ impl Core {
         let connection = self.stats.connections;
         for head in &heartbeat.heads {
             let Known::Stream(index) = self.streams.known(head.stream) else { continue };
+            self.settle_state(index);
             for track in &mut self.streams.list[index].tracks {
                 track.see_head(head.sequence);
                 if track.bound_on == connection && head.through > 0 {

@@ -219,10 +219,10 @@ struct Client {
     regimes: Vec<Regime>,
     /// The subscription acknowledged last, and positions of its resume that no bind has named yet.
     resume: (u32, Positions),
-    /// The time that the subscription acknowledged last is to begin with.
-    since: Option<u64>,
-    /// Streams of it of which something younger is not to come: it must be told that it is kept no more.
-    short: BTreeSet<u32>,
+    /// The times that subscriptions are to begin with.
+    since: HashMap<u32, u64>,
+    /// Of each, streams of which something younger is not to come: it must be told that it is kept no more.
+    short: HashMap<u32, BTreeSet<u32>>,
     /// Streams that it was told are not live, and how.
     states: BTreeMap<u32, StreamState>,
     /// The sequence it was told last how the stream was at.
@@ -299,8 +299,8 @@ impl Client {
             wants: BTreeMap::new(),
             regimes: Vec::new(),
             resume: (0, Vec::new()),
-            since: None,
-            short: BTreeSet::new(),
+            since: HashMap::new(),
+            short: HashMap::new(),
             states: BTreeMap::new(),
             state_heads: HashMap::new(),
             bracket: None,
@@ -436,6 +436,7 @@ impl Client {
         match message {
             Message::Acknowledge(answer) if answer.status == SubscriptionStatus::UNSUBSCRIBED => {
                 self.subscriptions.remove(&answer.subscription);
+                self.short.remove(&answer.subscription);
                 self.unsubscribed = true;
                 if self.bracket.as_ref().is_some_and(|inside| inside.subscription == answer.subscription) {
                     self.bracket = None;
@@ -448,9 +449,12 @@ impl Client {
                 self.state_heads.retain(|stream, _| followed.contains_key(stream));
             }
             Message::Acknowledge(answer) => {
-                assert!(self.short.is_empty(), "nobody said that history is short");
                 let Asked { filter, condition, positions, since } = self.requests[&answer.request].clone();
-                self.since = since;
+                self.short.remove(&answer.subscription);
+                match since {
+                    Some(since) => drop(self.since.insert(answer.subscription, since)),
+                    None => drop(self.since.remove(&answer.subscription)),
+                }
                 let (counts, is_clean) = (Counts::default(), true);
                 let new = Subscribed { filter, condition, counts, is_clean };
                 self.subscriptions.entry(answer.subscription).or_insert(new);
@@ -462,12 +466,14 @@ impl Client {
                 }
             }
             Message::History(history) => {
-                assert!(self.bracket.is_none() && history.subscription == self.resume.0);
+                assert!(self.bracket.is_none() && self.subscriptions.contains_key(&history.subscription));
                 assert_eq!(history.begun.0, BEGUN as i64);
                 for kept in history.short {
                     let account = &self.accounts[&kept.stream];
                     let published = &log.streams[&(account.topic.clone(), account.class)];
-                    self.short.remove(&kept.stream);
+                    if let Some(short) = self.short.get_mut(&history.subscription) {
+                        short.remove(&kept.stream);
+                    }
                     if kept.oldest_time.0 > 0 {
                         assert_eq!(published.times[kept.oldest as usize - 1], kept.oldest_time.0 as u64);
                     }
@@ -490,7 +496,8 @@ impl Client {
             }
             Message::Begin(begin) => {
                 assert!(self.bracket.is_none());
-                assert!(self.short.is_empty(), "nobody said that history is short");
+                let short = self.short.remove(&begin.subscription).unwrap_or_default();
+                assert!(short.is_empty(), "nobody said that history is short: {short:?}");
                 let snapshot = begin.bracket == tickcast_protocol::message::Bracket::SNAPSHOT;
                 self.bracket = Some(Inside {
                     subscription: begin.subscription,
@@ -548,10 +555,11 @@ impl Client {
             own.is_clean &= (known.cursor, known.first) == (cursor, cursor + 1);
             return;
         }
-        if let (Some(since), true) = (self.since, self.resume.0 == subscription) {
+        let since = self.since.get(&subscription).filter(|_| self.resume.0 == subscription);
+        if let Some(since) = since.copied() {
             let times = &log.streams[&(topic.clone(), class)].times;
             if times[..cursor as usize].iter().any(|time| *time >= since) {
-                self.short.insert(binding.stream);
+                self.short.entry(subscription).or_default().insert(binding.stream);
             }
         }
         if let Some(position) = position {

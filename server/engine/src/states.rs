@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use tickcast_protocol::message::{StateReason, StreamState, StreamStatus, StreamStates};
-use tickcast_protocol::{Message, StreamId, SubscriptionId, Topic};
+use tickcast_protocol::{Message, StreamId, Topic};
 
 use crate::engine::FINDINGS_MAX;
 use crate::event::Note;
@@ -94,7 +94,9 @@ impl Shard {
                 if blocked || !queue.outbox.has_room_for_states() {
                     queue.owed.extend(streams);
                 } else {
-                    queue.owed.retain(|stream| !streams.contains(stream));
+                    for stream in streams {
+                        queue.owed.remove(stream);
+                    }
                     queue.outbox.push_control(bytes.clone());
                 }
             }
@@ -130,30 +132,15 @@ impl Shard {
         }
     }
 
-    /// Queues how the streams of a new subscription are, as far as they are not live, behind its snapshot.
-    pub(crate) fn push_states(
-        &mut self,
-        index: u32,
-        subscription: SubscriptionId,
-        streams: impl Iterator<Item = StreamId>,
-    ) {
-        let format = self.peers.member(index).format;
-        let found: Vec<(StreamId, Status)> =
-            streams.filter_map(|stream| Some((stream, self.status(stream)?))).collect();
-        if format.is_binary() {
-            for part in found.chunks(STATES_MAX) {
-                let states = part.iter().map(|(stream, status)| status.record(*stream)).collect();
-                if let Some(bytes) = self.render.control(&message(states), None, format) {
-                    self.peers.member(index).queue().outbox.push_word(subscription, None, bytes);
-                }
-            }
-            return;
-        }
-        for (stream, status) in found.iter().filter(|(_, status)| status.is_trouble()) {
-            let states = vec![status.record(*stream)];
-            if let Some(bytes) = self.render.control(&message(states), self.topic(*stream), format) {
-                self.peers.member(index).queue().outbox.push_word(subscription, Some(*stream), bytes);
-            }
+    /// A new subscription is owed how its streams are, as far as they are not live: told behind its binds. Not
+    /// among the data, where it would be overtaken by what becomes of them.
+    pub(crate) fn owe_states(&mut self, index: u32, streams: impl Iterator<Item = StreamId>) {
+        let is_binary = self.peers.member(index).format.is_binary();
+        let found: Vec<StreamId> = streams
+            .filter(|stream| self.status(*stream).is_some_and(|status| is_binary || status.is_trouble()))
+            .collect();
+        if !found.is_empty() {
+            self.peers.member(index).queue().owed.extend(found);
         }
     }
 

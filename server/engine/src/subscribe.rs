@@ -151,8 +151,8 @@ fn is_gone(entries: &[Recent]) -> bool {
 
 impl Shard {
     /// Subscribes a peer. What it gets, in this order: the acknowledgement, the binds of all matching
-    /// streams with the sequence each counts from, the snapshot or replay between begin and end, how the
-    /// streams are that are not live, and then live events. Subscribing twice with the same filter and condition is success: policy and
+    /// streams with the sequence each counts from, how those are that are not live, the snapshot or replay
+    /// between begin and end, and then live events. Subscribing twice with the same filter and condition is success: policy and
     /// interval are the new ones, the id the old one.
     ///
     /// A resume from a position that this shard has not reached, but another has, first distributes what is
@@ -234,7 +234,7 @@ impl Shard {
                 self.push_bracket(index, subscription, Bracket::REPLAY, past);
             }
         }
-        self.push_states(index, subscription, matched.iter().map(|matched| matched.stream));
+        self.owe_states(index, matched.iter().map(|matched| matched.stream));
         self.mark_dirty(index);
         Ok(subscribed)
     }

@@ -1,8 +1,8 @@
 //! How streams are, by the word of the server; and what a publisher says of its own.
 //!
-//! After the binds of a subscription the server names the streams that are not live, and then each change. So
+//! Behind the binds of a subscription the server names the streams that are not live, and then each change. So
 //! on a new connection a stream counts as it was until it is named, or until something shows that it will not
-//! be: an event as it happens, or a heartbeat, which come behind.
+//! be: an event as it happens, or a heartbeat, which come later.
 
 use tickcast_protocol::message::{
     History, IntervalOrigin, SourceStatus, StateReason, StreamState, StreamStates, StreamStatus, Vouch,

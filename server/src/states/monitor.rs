@@ -33,7 +33,7 @@ pub const LOOKS_MAX: usize = 65_536;
 const LEARN_NS: u64 = 1_000_000_000;
 const LEARN_DOUBLINGS_MAX: u8 = 6;
 /// Bounds of the time between two sweeps, in ns: a twentieth of the shortest interval within them.
-pub const PERIOD_NS: std::ops::RangeInclusive<u64> = 5_000_000..=100_000_000;
+const PERIOD_NS: std::ops::RangeInclusive<u64> = 5_000_000..=100_000_000;
 
 /// What is expected of streams.
 #[derive(Clone, Debug, Default)]

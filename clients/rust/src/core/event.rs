@@ -252,7 +252,7 @@ impl Data {
 }
 
 /// How a stream is now, by the word of the server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StreamChange {
     /// Which subscription.
     pub subscription: SubscriptionKey,

@@ -109,6 +109,8 @@ pub struct StateMonitor {
     /// When each source that is there vouched last.
     sources: HashMap<SourceId, Arc<AtomicU64>>,
     shortest_ns: u64,
+    /// What this sweep has found already, and is not told yet.
+    pending: HashMap<StreamId, Status>,
 }
 
 impl StateMonitor {
@@ -123,6 +125,7 @@ impl StateMonitor {
             due: BTreeMap::new(),
             sources: HashMap::new(),
             shortest_ns: u64::MAX,
+            pending: HashMap::new(),
         }
     }
 
@@ -136,7 +139,8 @@ impl StateMonitor {
     /// Findings that turn out void when they are told are found again, if they are true by then.
     pub fn changes(&mut self, words: Vec<Word>, now: u64) -> Vec<Finding> {
         let mut found = Vec::new();
-        self.meet_newborn(now);
+        self.pending.clear();
+        self.meet_newborn(now, &mut found);
         words.into_iter().for_each(|word| self.hear(word, now, &mut found));
         let noted = self.engine.noted();
         self.judge_all(&noted, now, &mut found);
@@ -160,12 +164,12 @@ impl StateMonitor {
         self.due.values().map(Vec::len).sum()
     }
 
-    fn meet_newborn(&mut self, now: u64) {
+    fn meet_newborn(&mut self, now: u64, found: &mut Vec<Finding>) {
         let known = self.watches.len() as u32;
         let born: Vec<StreamId> = (known + 1..=self.engine.stream_count() as u32).map(StreamId).collect();
         let Self { engine, rules, watches, .. } = self;
         engine.look_at(&born, |_, topic, class, _| watches.push(watch(rules, topic, class)));
-        self.judge_all(&born, now, &mut Vec::new());
+        self.judge_all(&born, now, found);
     }
 
     fn hear(&mut self, word: Word, now: u64, found: &mut Vec<Finding>) {
@@ -226,11 +230,14 @@ impl StateMonitor {
         judge: impl Fn(&Pulse) -> Option<(StreamState, StateReason)>,
     ) {
         let engine = self.engine.clone();
-        engine.look_at(streams, |stream, _, _, pulse| {
+        engine.look_at(streams, |stream, _, _, mut pulse| {
             let Some(watch) = self.watches.get(place(stream)).copied() else { return };
+            pulse.status = self.pending.get(&stream).copied().unwrap_or(pulse.status);
             let (interval, origin) = interval(&watch, &pulse);
             if let Some((state, reason)) = judge(&pulse) {
-                found.push(finding(stream, &pulse, state, reason, (interval, origin), now));
+                let finding = finding(stream, &pulse, state, reason, (interval, origin), now);
+                self.pending.insert(stream, finding.status);
+                found.push(finding);
             }
             let stale_at = now.saturating_add(stale_after(&self.rules, interval));
             self.list(stream, next_look(&watch, interval, now).min(stale_at), now);
@@ -239,8 +246,9 @@ impl StateMonitor {
 
     fn judge_all(&mut self, streams: &[StreamId], now: u64, found: &mut Vec<Finding>) {
         let engine = self.engine.clone();
-        engine.look_at(streams, |stream, _, _, pulse| {
+        engine.look_at(streams, |stream, _, _, mut pulse| {
             if place(stream) < self.watches.len() {
+                pulse.status = self.pending.get(&stream).copied().unwrap_or(pulse.status);
                 self.judge(stream, &pulse, now, found);
             }
         });
@@ -290,7 +298,9 @@ impl StateMonitor {
             _ => None,
         };
         if let Some((state, reason, at)) = change {
-            found.push(finding(stream, pulse, state, reason, expected, at));
+            let finding = finding(stream, pulse, state, reason, expected, at);
+            self.pending.insert(stream, finding.status);
+            found.push(finding);
         }
         let (state, since) = change.map_or((state, since), |(state, _, at)| (state, at));
         let next = match state {

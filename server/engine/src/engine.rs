@@ -300,7 +300,9 @@ impl Engine {
         let position = ingest.writer.cursor();
         let mut notes = Vec::new();
         for finding in findings {
-            let Some(record) = ingest.records.get((finding.stream.0 as usize).wrapping_sub(1)) else { continue };
+            let Some(record) = ingest.records.get((finding.stream.0 as usize).wrapping_sub(1)) else {
+                continue;
+            };
             if let Some(before) = record.take(finding, position) {
                 self.shared.states.change(before, finding.status.state);
                 notes.push(Note { stream: finding.stream, status: finding.status });

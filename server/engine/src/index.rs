@@ -266,7 +266,8 @@ impl Index {
             self.filters.get_mut(filter.0).streams.push(id);
         }
         self.topics.entry(topic.clone()).or_default().push(id);
-        self.streams[place] = Some(Stream { topic, class, head: 0, ran_in: 0, history, status: None, filters });
+        self.streams[place] =
+            Some(Stream { topic, class, head: 0, ran_in: 0, history, status: None, filters });
     }
 
     /// Adds a member to the group with these interests, made if need be, and says which it is and the

@@ -43,8 +43,8 @@ pub mod shard;
 #[cfg(all(test, not(tickcast_loom)))]
 mod sim;
 mod slots;
-pub mod stats;
 mod states;
+pub mod stats;
 pub mod status;
 mod store;
 pub mod subscribe;

@@ -445,7 +445,11 @@ impl Shard {
             }
             Work::Gap(stream, loss) => self.gap(stream, loss),
             Work::States(notes) => {
-                if self.tell_states(&notes) { Step::Done } else { Step::Stop(Work::States(notes)) }
+                if self.tell_states(&notes) {
+                    Step::Done
+                } else {
+                    Step::Stop(Work::States(notes))
+                }
             }
             Work::Repair(position) => {
                 self.repair(position);

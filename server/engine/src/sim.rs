@@ -39,8 +39,9 @@ use crate::peer::Counts;
 use crate::peer::Peer;
 use crate::shard::Fault;
 use crate::{
-    Condition, Delivery, Engine, EngineConfig, Event, Finding, Flushed, Format, Notify, PeerId, PeerIo, Render,
-    Shard, ShardCounts, Start, StateCounts, Status, Subscribe, SubscribeError, Written, binary_message,
+    Condition, Delivery, Engine, EngineConfig, Event, Finding, Flushed, Format, Notify, PeerId, PeerIo,
+    Render, Shard, ShardCounts, Start, StateCounts, Status, Subscribe, SubscribeError, Written,
+    binary_message,
 };
 
 const SEEDS: u64 = 1_000;
@@ -850,8 +851,7 @@ impl World {
                 self.resumed += u64::from(!positions.is_empty());
                 self.since += u64::from(since.is_some());
                 let (filter, condition) = (filter.clone(), condition.clone());
-                let asked =
-                    Asked { filter: filter.clone(), condition: condition.clone(), positions, since };
+                let asked = Asked { filter: filter.clone(), condition: condition.clone(), positions, since };
                 client.requests.insert(self.requests, asked);
                 client.wants.insert(answer.subscription.0, (filter, condition));
                 self.note_regime(at, resumed.then_some(answer.subscription.0));

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use tickcast_protocol::message::{StateReason, StreamState, StreamStatus, StreamStates};
+use tickcast_protocol::message::{StateReason, StreamState, StreamStates, StreamStatus};
 use tickcast_protocol::{Message, StreamId, Topic};
 
 use crate::engine::FINDINGS_MAX;

@@ -512,13 +512,7 @@ impl Shard {
 
     /// Queues how far back the streams' histories go, if that is not as far as was asked for: of `gone`, and
     /// of all when the time asked for lies before the epoch.
-    fn push_history(
-        &mut self,
-        index: u32,
-        subscription: SubscriptionId,
-        predates: bool,
-        gone: &[StreamId],
-    ) {
+    fn push_history(&mut self, index: u32, subscription: SubscriptionId, predates: bool, gone: &[StreamId]) {
         let format = self.peers.member(index).format;
         let kept = |id: &StreamId| {
             let stream = self.index.stream(*id).expect("a matched stream is known");

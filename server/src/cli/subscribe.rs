@@ -329,9 +329,9 @@ fn parse_since(text: &str) -> Result<FromTime, String> {
     if let Some(time) = Timestamp::parse(text).filter(|_| text.contains(['-', ':'])) {
         return u64::try_from(time.0).map(FromTime::At).map_err(|_| "a time since 1970 is wanted".to_owned());
     }
-    parse_duration(text).map(FromTime::Ago).map_err(|error| {
-        format!("{error}; or a time such as 2026-01-31T12:00:00Z")
-    })
+    parse_duration(text)
+        .map(FromTime::Ago)
+        .map_err(|error| format!("{error}; or a time such as 2026-01-31T12:00:00Z"))
 }
 
 fn parse_policy(text: &str) -> Result<Policy, String> {

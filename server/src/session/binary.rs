@@ -421,8 +421,7 @@ impl BinarySession {
             return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
         }
         if SourceStatus::NAMES.name_of(vouch.status.0).is_none() {
-            let text =
-                format!("field `status` is {}, allowed is 1 alive, 2 lost, 3 closed", vouch.status.0);
+            let text = format!("field `status` is {}, allowed is 1 alive, 2 lost, 3 closed", vouch.status.0);
             return Err(Rejection::new(request, ErrorCode::InvalidField, "status", text));
         }
         if vouch.interval_ms != 0 && !VOUCH_INTERVAL_MS.contains(&vouch.interval_ms) {
@@ -441,9 +440,8 @@ impl BinarySession {
             })?;
             topics.push(topic);
         }
-        desk.vouch(vouch.status, &topics, vouch.interval_ms).map_err(|refusal| {
-            Rejection::new(request, refusal.code, &refusal.field, refusal.message)
-        })
+        desk.vouch(vouch.status, &topics, vouch.interval_ms)
+            .map_err(|refusal| Rejection::new(request, refusal.code, &refusal.field, refusal.message))
     }
 
     fn subscribe(

@@ -193,7 +193,13 @@ impl SourceHandle {
     ///
     /// # Errors
     /// When nothing was published to one of the topics, or too much waits to be heard.
-    pub fn say(&self, status: SourceStatus, topics: &[Topic], interval_ms: u32, now: u64) -> Result<(), Refusal> {
+    pub fn say(
+        &self,
+        status: SourceStatus,
+        topics: &[Topic],
+        interval_ms: u32,
+        now: u64,
+    ) -> Result<(), Refusal> {
         if status == SourceStatus::ALIVE && topics.is_empty() {
             self.vouch(now);
             if interval_ms == 0 {

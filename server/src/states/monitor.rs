@@ -140,8 +140,10 @@ impl StateMonitor {
     pub fn changes(&mut self, words: Vec<Word>, now: u64) -> Vec<Finding> {
         let mut found = Vec::new();
         self.pending.clear();
-        self.meet_newborn(now, &mut found);
+        let born = self.meet_newborn();
         words.into_iter().for_each(|word| self.hear(word, now, &mut found));
+        // By what was said of them.
+        self.judge_all(&born, now, &mut found);
         let noted = self.engine.noted();
         self.judge_all(&noted, now, &mut found);
         let mut looks = 0;
@@ -164,12 +166,12 @@ impl StateMonitor {
         self.due.values().map(Vec::len).sum()
     }
 
-    fn meet_newborn(&mut self, now: u64, found: &mut Vec<Finding>) {
+    fn meet_newborn(&mut self) -> Vec<StreamId> {
         let known = self.watches.len() as u32;
         let born: Vec<StreamId> = (known + 1..=self.engine.stream_count() as u32).map(StreamId).collect();
         let Self { engine, rules, watches, .. } = self;
         engine.look_at(&born, |_, topic, class, _| watches.push(watch(rules, topic, class)));
-        self.judge_all(&born, now, found);
+        born
     }
 
     fn hear(&mut self, word: Word, now: u64, found: &mut Vec<Finding>) {
@@ -271,7 +273,8 @@ impl StateMonitor {
         let owner = self.sources.get(&self.owners.of(stream));
         let vouched = owner.map_or(0, |vouched| vouched.load(Ordering::Relaxed)).max(watch.vouched);
         let last_word = pulse.last_event.max(vouched);
-        let is_quiet = interval > 0 && pulse.last_event > 0 && now >= pulse.last_event.saturating_add(interval);
+        let is_quiet =
+            interval > 0 && pulse.last_event > 0 && now >= pulse.last_event.saturating_add(interval);
         let is_unheard = is_quiet && now >= last_word.saturating_add(interval);
         let change = match state {
             StreamState::SUSPECT | StreamState::STALE if reason == StateReason::QUIET && !is_unheard => {
@@ -339,7 +342,8 @@ fn watch(rules: &Rules, topic: &Topic, class: Class) -> Watch {
     let ruled = rules.intervals.iter().find(|(filter, _)| filter.matches(topic)).map(|(_, ns)| *ns);
     let info = registry::by_name(topic.type_name());
     // A quiet alert is no stale one, and what is told when it changes has no rhythm.
-    let is_periodic = class == Class::Latest && info.is_some_and(|info| Cadence::of(info) == Cadence::Periodic);
+    let is_periodic =
+        class == Class::Latest && info.is_some_and(|info| Cadence::of(info) == Cadence::Periodic);
     Watch {
         set_ms: ruled.map_or(0, |ns| to_ms(ns).max(1)),
         is_ruled: ruled.is_some(),

@@ -139,6 +139,19 @@ fn a_quiet_stream_whose_source_vouches_is_idle_and_never_suspect() {
 }
 
 #[test]
+fn what_is_said_of_a_stream_is_heard_before_it_is_judged_first() {
+    let mut world = World::new(rules(&[("market_data.*", 1_000)], false));
+    let mut source = world.states.source(false);
+    let stream = world.publish("market_data.A");
+    source.published(stream);
+    world.now += 900 * MS;
+    source.vouch(world.now);
+    // The monitor comes late, and has seen neither.
+    world.now += 200 * MS;
+    assert_eq!(world.sweep()[0].status.state, StreamState::IDLE);
+}
+
+#[test]
 fn who_vouches_by_name_vouches_for_no_other() {
     let mut world = World::new(rules(&[("market_data.*", 1_000)], false));
     let mut source = world.states.source(false);
@@ -253,7 +266,8 @@ fn what_a_source_says_of_its_streams_holds_until_the_next_event() {
     let stream = world.publish("public_trade.A");
     source.published(stream);
     world.sweep();
-    for (said, state) in [(SourceStatus::LOST, StreamState::SUSPECT), (SourceStatus::CLOSED, StreamState::CLOSED)]
+    for (said, state) in
+        [(SourceStatus::LOST, StreamState::SUSPECT), (SourceStatus::CLOSED, StreamState::CLOSED)]
     {
         source.say(said, &[], 0, world.now).unwrap();
         let found = world.sweep();
@@ -380,7 +394,10 @@ fn states_never_change_without_a_cause() {
                 let late = (*event).max(*word) + INTERVAL + INTERVAL / 10;
                 if world.now >= late {
                     let state = world.state(*stream);
-                    assert!(!matches!(state, StreamState::LIVE | StreamState::IDLE), "seed {seed}: {state:?}");
+                    assert!(
+                        !matches!(state, StreamState::LIVE | StreamState::IDLE),
+                        "seed {seed}: {state:?}"
+                    );
                 }
             }
         }

@@ -292,6 +292,8 @@ impl Raw {
                 Ok(0) => return None,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                // A read with a timeout is not taken up again by itself after the process was stopped.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("nothing came within {PATIENCE:?}: {error}"),
             }
         }

@@ -4,10 +4,10 @@
 //! on a new connection a stream counts as it was until it is named, or until something shows that it will not
 //! be: an event as it happens, or a heartbeat, which come later.
 
+use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::message::{
     History, IntervalOrigin, SourceStatus, StateReason, StreamState, StreamStates, StreamStatus, Vouch,
 };
-use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::{Class, Topic, frame};
 
 use super::Core;
@@ -56,7 +56,8 @@ impl Core {
     pub(super) fn settle_state(&mut self, index: usize) {
         let stream = &mut self.streams.list[index];
         let connection = self.stats.connections;
-        if std::mem::replace(&mut stream.state_of, connection) == connection || stream.state == StreamState::LIVE
+        if std::mem::replace(&mut stream.state_of, connection) == connection
+            || stream.state == StreamState::LIVE
         {
             return;
         }

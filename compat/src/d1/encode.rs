@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use tickcast_protocol::field::Value;
-use tickcast_protocol::message::{Notice, NoticeKind, StreamState, StreamStatus, View};
+use tickcast_protocol::message::{Notice, NoticeKind, StateReason, StreamState, StreamStatus, View};
 
 use super::schema::{self, INTERVAL, Row, Rule};
 use super::{
@@ -179,11 +179,17 @@ pub fn notice(notice: &Notice, topic: &str, case: Case, now: i64) -> Option<Vec<
 /// dialect could not show: a stream that is idle, or replayed.
 #[must_use]
 pub fn stream_state(status: &StreamStatus, topic: &str, case: Case, now: i64) -> Option<Vec<u8>> {
+    let why = match status.reason {
+        StateReason::SOURCE_GONE => "its source is gone",
+        StateReason::UPSTREAM => "its source skipped events",
+        StateReason::SAID => "its source says so",
+        _ => "nothing came in time",
+    };
     let (code, what) = match status.state {
-        StreamState::LIVE => (STREAM_LIVE, "live again"),
-        StreamState::SUSPECT => (STALE_UPSTREAM, "suspect: nothing came in time"),
-        StreamState::STALE => (STALE_UPSTREAM, "stale: nothing came for long"),
-        StreamState::CLOSED => (STALE_UPSTREAM, "closed: its source has ended it"),
+        StreamState::LIVE => (STREAM_LIVE, "live again".to_owned()),
+        StreamState::SUSPECT | StreamState::STALE | StreamState::CLOSED => {
+            (STALE_UPSTREAM, format!("{}: {why}", status.state.name()))
+        }
         _ => return None,
     };
     let report = ErrorReport {

@@ -21,8 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Builder, JoinHandle, Thread};
 use std::time::Duration;
 
-use tickcast_engine::{Engine, Finding};
-use tickcast_protocol::message::SourceStatus;
+use tickcast_engine::{Engine, Finding, Status};
+use tickcast_protocol::message::{SourceStatus, StateReason, StreamState};
 use tickcast_protocol::{Class, ErrorCode, StreamId, Topic};
 
 use crate::clock::Clock;
@@ -123,9 +123,27 @@ impl States {
     fn take(&self, stream: StreamId, source: SourceId) -> bool {
         let Some(before) = self.owners.take(stream, source) else { return false };
         if before.is_replay() != source.is_replay() {
+            if source.is_replay() {
+                self.say_replay(stream);
+            }
+            // Again from the monitor, in case that another event came in between.
             self.push(Word::Took { source, stream });
         }
         true
+    }
+
+    /// Tells at once that a stream is a replay: nobody should take much of it for news.
+    fn say_replay(&self, stream: StreamId) {
+        let mut found = None;
+        self.engine.look_at(&[stream], |stream, _, _, pulse| {
+            let (since, last_sequence) = (pulse.last_event, pulse.head);
+            let (state, reason) = (StreamState::REPLAY, StateReason::SAID);
+            let status = Status { state, reason, since, last_sequence, ..Status::live() };
+            found = Some(Finding { stream, head: pulse.head, status });
+        });
+        if let Some(finding) = found {
+            self.engine.tell(&[finding]);
+        }
     }
 
     fn streams_of(&self, topic: &Topic) -> Vec<StreamId> {

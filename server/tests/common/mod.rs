@@ -243,7 +243,14 @@ impl Raw {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut chunk = [0; 16 * 1024];
-        let count = self.tcp.read(&mut chunk)?;
+        let count = loop {
+            match self.tcp.read(&mut chunk) {
+                // The kernel does not take up a read with a timeout again, such as after the end of the ring
+                // that was made on this thread to see whether there is io_uring.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                count => break count?,
+            }
+        };
         self.buffer.extend_from_slice(&chunk[..count]);
         Ok(count)
     }
@@ -292,8 +299,6 @@ impl Raw {
                 Ok(0) => return None,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
-                // A read with a timeout is not taken up again by itself after the process was stopped.
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => panic!("nothing came within {PATIENCE:?}: {error}"),
             }
         }

@@ -76,7 +76,11 @@ fn after_a_reconnect_a_stream_is_as_it_was_until_it_is_named_or_would_have_been(
     for by_event in [false, true] {
         comes_back(&mut script);
         assert_eq!(changes(&mut script), []);
-        if by_event { script.data(5, 1..=1) } else { script.beat(&[(5, 0)]) }
+        if by_event {
+            script.data(5, 1..=1)
+        } else {
+            script.beat(&[(5, 0)])
+        }
         assert_eq!(changes(&mut script), [("BTC".into(), StreamState::STALE, StreamState::LIVE)]);
         script.say(&[told(&[(5, StreamState::STALE)])]);
         script.events();
@@ -109,7 +113,10 @@ fn a_start_in_the_past_asks_once_and_what_it_brings_heals_nothing() {
     let (subscription, begun, short) = short.expect("it is told");
     assert_eq!((subscription, begun), (Some(key), 9));
     assert_eq!((short[0].topic.as_str(), short[0].oldest, short[0].oldest_time), (TOPIC, 7, 50));
-    assert!(!events.iter().any(|event| matches!(event, ClientEvent::Gap(_))), "nothing was missed: {events:?}");
+    assert!(
+        !events.iter().any(|event| matches!(event, ClientEvent::Gap(_))),
+        "nothing was missed: {events:?}"
+    );
     let account = script.core.account(key, TOPIC);
     assert_eq!((account.received, account.published, account.balances()), (3, 3, true));
     // It goes on where it stands, and does not ask for the past again.
@@ -117,7 +124,10 @@ fn a_start_in_the_past_asks_once_and_what_it_brings_heals_nothing() {
     script.until_dial();
     script.accept(1, 1);
     let heard = script.heard();
-    assert!(matches!(&heard[..], [Message::Resume(resume)] if resume.positions[0].sequence == 9), "{heard:?}");
+    assert!(
+        matches!(&heard[..], [Message::Resume(resume)] if resume.positions[0].sequence == 9),
+        "{heard:?}"
+    );
 }
 
 #[test]

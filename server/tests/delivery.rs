@@ -466,6 +466,8 @@ fn understand_d1(arrived: &[Arrived]) -> Streams<D1Row> {
         match envelope.message_type {
             "market_data" => {}
             "connection_status" => continue,
+            // The publisher has left.
+            "error" if text.contains("\"STALE_UPSTREAM\"") => continue,
             "subscription_ack" => {
                 assert!(text.contains("\"subscribed\""), "{text}");
                 continue;

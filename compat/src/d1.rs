@@ -25,7 +25,9 @@ mod schema;
 mod subscription;
 
 pub use decode::{decode, decode_server};
-pub use encode::{client_message, connection_status, error, event, notice, pong, subscription_ack};
+pub use encode::{
+    client_message, connection_status, error, event, notice, pong, stream_state, subscription_ack,
+};
 pub use published::decode_published;
 pub use schema::carries;
 pub use subscription::{SUBSCRIPTION_TYPES, subscription_key, topics_of};
@@ -57,6 +59,10 @@ pub const INVALID_FILTER: &str = "INVALID_FILTER";
 pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
 /// Events are missing; see [`notice`].
 pub const DATA_GAP: &str = "DATA_GAP";
+/// A stream is suspect, stale or closed; see [`stream_state`].
+pub const STALE_UPSTREAM: &str = "STALE_UPSTREAM";
+/// A stream is live again; see [`stream_state`].
+pub const STREAM_LIVE: &str = "STREAM_LIVE";
 /// The server is about to restart; see [`notice`].
 pub const SERVER_DRAINING: &str = "SERVER_DRAINING";
 /// Code of the error that says that the connection is about to be closed, because it is not read.

@@ -9,7 +9,10 @@ use tickcast_compat::d1::{
     self, AckStatus, Case, ClientMessage, ConnectionStatus, D1Error, ErrorReport, ErrorSeverity, Pong,
     Quality, ServerMessage, SubscriptionAck,
 };
-use tickcast_protocol::message::{Notice, NoticeKind, Reason};
+use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::message::{
+    IntervalOrigin, Notice, NoticeKind, Reason, StateReason, StreamState, StreamStatus,
+};
 use tickcast_protocol::{Message, registry};
 
 const TIME: &str = "2026-09-21T14:13:20.000Z";
@@ -316,6 +319,38 @@ fn notices_are_errors_of_severity_warning() {
     );
     assert_eq!(say(&Notice { kind: NoticeKind::COUNTS, ..notice.clone() }, Case::Snake), None);
     assert_eq!(say(&Notice { kind: NoticeKind(200), ..notice }, Case::Snake), None);
+}
+
+#[test]
+fn trouble_with_a_stream_and_its_end_are_errors_of_severity_warning() {
+    let status = StreamStatus {
+        stream: 2,
+        state: StreamState::SUSPECT,
+        reason: StateReason::QUIET,
+        origin: IntervalOrigin::SET,
+        interval_ms: 2_000,
+        since: Timestamp(NOW),
+        last_sequence: 19,
+    };
+    let say = |state, reason, case| {
+        let status = StreamStatus { state, reason, ..status.clone() };
+        d1::stream_state(&status, "market_data.BTCUSDT", case, NOW).map(text)
+    };
+    assert_eq!(
+        say(StreamState::SUSPECT, StateReason::QUIET, Case::Camel).unwrap(),
+        in_envelope(
+            "error",
+            r#""errorCode":"STALE_UPSTREAM","errorMessage":"market_data.BTCUSDT is suspect: nothing came in time","timestamp":"2026-09-21T14:13:20.000Z","severity":"warning","topic":"market_data.BTCUSDT","state":"suspect","reason":"quiet","since":"2026-09-21T14:13:20.000Z","lastSequence":19,"intervalMs":2000"#,
+            Case::Camel
+        )
+    );
+    let gone = say(StreamState::STALE, StateReason::SOURCE_GONE, Case::Snake).unwrap();
+    assert!(gone.contains("market_data.BTCUSDT is stale: its source is gone"), "{gone}");
+    let live = say(StreamState::LIVE, StateReason::EVENT, Case::Snake).unwrap();
+    assert!(live.contains(r#""error_code":"STREAM_LIVE""#), "{live}");
+    for state in [StreamState::IDLE, StreamState::REPLAY, StreamState(200)] {
+        assert_eq!(say(state, StateReason::SAID, Case::Snake), None);
+    }
 }
 
 // ---------------------------------------------------------------------------------------------

@@ -115,6 +115,28 @@ names! {
     }
 }
 names! {
+    /// How a stream is: whether what is known of it can be trusted to be all there is.
+    "stream_state" StreamState / ArchivedStreamState {
+        LIVE = 1 "live", IDLE = 2 "idle", SUSPECT = 3 "suspect", STALE = 4 "stale", REPLAY = 5 "replay",
+        CLOSED = 6 "closed",
+    }
+}
+names! {
+    /// Why a stream is in its state.
+    "state_reason" StateReason / ArchivedStateReason {
+        NONE = 0 "none", EVENT = 1 "event", QUIET = 2 "quiet", VOUCHED = 3 "vouched", SOURCE_GONE = 4 "source_gone",
+        UPSTREAM = 5 "upstream", SAID = 6 "said",
+    }
+}
+names! {
+    /// Where a stream's expected interval comes from.
+    "interval_origin" IntervalOrigin / ArchivedIntervalOrigin { NONE = 0 "none", SET = 1 "set", LEARNED = 2 "learned", }
+}
+names! {
+    /// What a publisher says of the source of its streams.
+    "source_status" SourceStatus / ArchivedSourceStatus { ALIVE = 1 "alive", LOST = 2 "lost", CLOSED = 3 "closed", }
+}
+names! {
     /// What a begin and end frame bracket.
     "bracket" Bracket / ArchivedBracket { SNAPSHOT = 1 "snapshot", REPLAY = 2 "replay", }
 }
@@ -249,6 +271,36 @@ record! {
         waiting: u32, "count";
         /// Age of the oldest of them.
         oldest_age_ms: u64, "ms";
+    }
+}
+record! {
+    /// How one stream is.
+    "stream_status" StreamStatus / ArchivedStreamStatus {
+        /// The stream.
+        stream: u32, "stream id";
+        /// How it is.
+        state: StreamState, "name";
+        /// Why.
+        reason: StateReason, "name";
+        /// Where the interval comes from.
+        origin: IntervalOrigin, "name";
+        /// Longest time between two events while all is well, or zero when none is expected.
+        interval_ms: u32, "ms";
+        /// Since when it is so.
+        since: Timestamp, "ns UTC";
+        /// Its newest sequence when that was found.
+        last_sequence: u64, "events";
+    }
+}
+record! {
+    /// How far back the history of one stream goes.
+    "kept" Kept / ArchivedKept {
+        /// The stream.
+        stream: u32, "stream id";
+        /// The oldest sequence that is kept of it; one more than its newest when none is.
+        oldest: u64, "events";
+        /// Publish time of that event, or zero when it is not known.
+        oldest_time: Timestamp, "ns UTC";
     }
 }
 record! {
@@ -537,8 +589,56 @@ messages! {
         count: u64, "events";
     }
 
+    /// How streams are, on each change, and after the binds of a subscription for those that are not live.
+    30 version 1 "stream_states" StreamStates / ArchivedStreamStates Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// The streams; one that is not named is as it was, and live at first.
+        states: Vec<StreamStatus>, "list";
+    }
+
+    /// A publisher vouches for its streams, ends them, or says that it lost their source.
+    31 version 1 "vouch" Vouch / ArchivedVouch Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// Chosen by the publisher, repeated in an error.
+        request: u64, "id";
+        /// What it says of the source.
+        status: SourceStatus, "name";
+        /// Topics of the streams concerned, or empty for all that this connection was the last to publish to.
+        topics: Vec<String>, "list";
+        /// Longest time between two events of those topics while all is well, or zero to leave it as it is.
+        interval_ms: u32, "ms";
+    }
+
+    /// A subscribe that begins in the past, with what is kept of the events published at a time or later.
+    32 version 1 "since" Since / ArchivedSince Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// Chosen by the peer, echoed in the answer.
+        request: u64, "id";
+        /// Topic or pattern.
+        filter: String, "topic filter";
+        /// The publish time to begin with.
+        time: Timestamp, "ns UTC";
+        /// What a full outbox does.
+        policy: Policy, "name";
+        /// Which events of the streams, or empty for all.
+        predicate: String, "predicate";
+        /// Most events a second of each key, 0.01 to 1000, or zero for no bound.
+        max_hz: f64, "Hz";
+    }
+
+    /// A start asked for more than is kept: how far back history goes.
+    33 version 1 "history" History / ArchivedHistory Critical
+    key [] conflate [] attributes [] raise [] any_of [] {
+        /// The subscription, or zero when it was refused.
+        subscription: u32, "id";
+        /// When the history of this epoch began: of what was published before, nothing is kept.
+        begun: Timestamp, "ns UTC";
+        /// Streams that are not kept as far back as was asked for.
+        short: Vec<Kept>, "list";
+    }
+
     /// Says who the peer is, across connections: critical messages of its subscriptions wait for it until it acknowledges them.
-    30 version 1 "identify" Identify / ArchivedIdentify Critical
+    40 version 1 "identify" Identify / ArchivedIdentify Critical
     key [] conflate [] attributes [] raise [] any_of [] {
         /// Chosen by the peer, echoed in the answer.
         request: u64, "id";
@@ -549,7 +649,7 @@ messages! {
     }
 
     /// Answer to identify. What waits for the identity follows; an older connection of it is closed with 4509.
-    31 version 1 "identified" Identified / ArchivedIdentified Critical
+    41 version 1 "identified" Identified / ArchivedIdentified Critical
     key [] conflate [] attributes [] raise [] any_of [] {
         /// The request answered.
         request: u64, "id";
@@ -566,7 +666,7 @@ messages! {
     }
 
     /// Says more about the critical data frame that follows it in the same WebSocket message, which is to be acknowledged.
-    32 version 1 "deliver" Deliver / ArchivedDeliver Critical
+    42 version 1 "deliver" Deliver / ArchivedDeliver Critical
     key [] conflate [] attributes [] raise [] any_of [] {
         /// Its place among all that were kept: what an acknowledgement names. Grows with each new message; never used twice.
         position: u64, "position";
@@ -587,7 +687,7 @@ messages! {
     }
 
     /// Says that the peer has handled critical messages: they do not come again.
-    33 version 1 "ack" Ack / ArchivedAck Critical
+    43 version 1 "ack" Ack / ArchivedAck Critical
     key [] conflate [] attributes [] raise [] any_of [] {
         /// Everything that was sent to the identity up to here, or zero.
         through: u64, "position";

@@ -277,6 +277,10 @@ PUBLISH_STATUS = name(None, "accepted", "duplicate", "conflict", "refused", "not
 NOTICE_KIND = name(None, "loss", "upstream_gap", "draining", "counts", "closing")  # SPEC 9 notice_kind
 REASON = name("none", "outbox_full", "lapped", "upstream", "history_gone", "rate", "drain",
               "filter")  # SPEC 9 reason
+STREAM_STATE = name(None, "live", "idle", "suspect", "stale", "replay", "closed")  # SPEC 9 stream_state
+STATE_REASON = name("none", "event", "quiet", "vouched", "source_gone", "upstream", "said")  # SPEC 9 state_reason
+INTERVAL_ORIGIN = name("none", "set", "learned")  # SPEC 9 interval_origin
+SOURCE_STATUS = name(None, "alive", "lost", "closed")  # SPEC 9 source_status
 BRACKET = name(None, "snapshot", "replay")  # SPEC 9 bracket
 SIDE = name(None, "buy", "sell")  # SPEC 9 side
 OPTION_TYPE = name(None, "call", "put")  # SPEC 9 option_type
@@ -303,6 +307,10 @@ POSITION = record((0, "topic", text), (8, "class", CLASS), (9, "sequence", u64))
 BINDING = record(  # SPEC 8 binding
     (0, "stream", u32), (4, "topic", text), (12, "class", CLASS), (13, "next_sequence", u64))
 HEAD = record((0, "stream", u32), (4, "sequence", u64), (12, "through", u64))  # SPEC 8 head
+STREAM_STATUS = record(  # SPEC 8 stream_status
+    (0, "stream", u32), (4, "state", STREAM_STATE), (5, "reason", STATE_REASON), (6, "origin", INTERVAL_ORIGIN),
+    (7, "interval_ms", u32), (11, "since", time), (19, "last_sequence", u64))
+KEPT = record((0, "stream", u32), (4, "oldest", u64), (12, "oldest_time", time))  # SPEC 8 kept
 HOLDING = record(  # SPEC 8 holding
     (0, "symbol", text), (8, "quantity", decimal), (17, "average_price", decimal), (26, "market_price", decimal),
     (35, "unrealized_pnl", decimal), (44, "unrealized_pnl_ratio", f64))
@@ -367,15 +375,25 @@ message(17, "configure", (0, "request", u64), (8, "subscription", u32), (12, "po
 # SPEC 6.18
 message(18, "skip", (0, "topic", text), (8, "count", u64))
 # SPEC 6.30
-message(30, "identify", (0, "request", u64), (8, "identity", text), (16, "token", text))
+message(30, "stream_states", (0, "states", list_of(STREAM_STATUS)))
 # SPEC 6.31
-message(31, "identified", (0, "request", u64), (8, "identity", text), (16, "token", text),
-        (24, "durability", DURABILITY), (25, "window", u32), (29, "ack_timeout_ms", u32))
+message(31, "vouch", (0, "request", u64), (8, "status", SOURCE_STATUS), (9, "topics", list_of(text)),
+        (17, "interval_ms", u32))
 # SPEC 6.32
-message(32, "deliver", (0, "position", u64), (8, "attempt", u32), (12, "topic", text), (20, "sequence", u64),
-        (28, "publisher", text), (36, "id", text), (44, "accepted_at", time), (52, "expires_at", time))
+message(32, "since", (0, "request", u64), (8, "filter", text), (16, "time", time), (24, "policy", POLICY),
+        (25, "predicate", text), (33, "max_hz", f64))
 # SPEC 6.33
-message(33, "ack", (0, "through", u64), (8, "spans", list_of(SPAN)))
+message(33, "history", (0, "subscription", u32), (4, "begun", time), (12, "short", list_of(KEPT)))
+# SPEC 6.40
+message(40, "identify", (0, "request", u64), (8, "identity", text), (16, "token", text))
+# SPEC 6.41
+message(41, "identified", (0, "request", u64), (8, "identity", text), (16, "token", text),
+        (24, "durability", DURABILITY), (25, "window", u32), (29, "ack_timeout_ms", u32))
+# SPEC 6.42
+message(42, "deliver", (0, "position", u64), (8, "attempt", u32), (12, "topic", text), (20, "sequence", u64),
+        (28, "publisher", text), (36, "id", text), (44, "accepted_at", time), (52, "expires_at", time))
+# SPEC 6.43
+message(43, "ack", (0, "through", u64), (8, "spans", list_of(SPAN)))
 
 # SPEC 7.100
 message(100, "market_data", (0, "symbol", text), (8, "ts", time), (16, "price", opt(decimal)),
@@ -871,6 +889,7 @@ class Stream:
     def __init__(self, binding):
         self.topic, self.critical = binding["topic"], binding["class"] == "critical"
         self.first = self.next = binding["next_sequence"]
+        self.known_at = 0  # the newest sequence when its state was told last, SPEC 6.G
         self.received, self.counts = 0, dict.fromkeys(COUNTS, 0)
 
     @property
@@ -1003,6 +1022,13 @@ class Follower:
                     raise Violation(f"{stream.topic}: {head} was filtered, and nothing filters (SPEC 6.C)")
                 filtered = head["through"] - stream.next + 1
                 stream.settle(head["through"], {"conflated": 0, "gapped": 0, "filtered": filtered})
+
+    def on_stream_states(self, told):
+        for status in told["states"]:
+            stream = self.stream(status["stream"], "a state")
+            if status["last_sequence"] < stream.known_at:
+                raise Violation(f"{stream.topic}: {status} is older than what was told before (SPEC 6.G)")
+            stream.known_at = status["last_sequence"]
 
     def on_pong(self, pong):
         pass

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tickcast_engine::{Condition, Engine, Incoming, PublishError, Receipt};
 use tickcast_protocol::frame::{FLAG_CRITICAL, Frame};
 use tickcast_protocol::message::{Class, Durability, Message, View};
-use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Predicate, Topic, frame};
+use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Predicate, StreamId, Topic, frame};
 
 use crate::alerts::{Alerts, Keep, Kept};
 use crate::auth::{Authorizer, Principal};
@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::health::HealthMonitor;
 use crate::instruments::Directory;
 use crate::metrics::Metrics;
+use crate::states::States;
 
 /// Who published. Its number is its place in [`crate::metrics::SOURCES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ impl From<FieldError> for Refusal {
 pub struct Accepted {
     /// Where it went.
     pub topic: Topic,
+    /// Its stream, unless it is not on it yet.
+    pub stream: Option<StreamId>,
     /// Its number there.
     pub sequence: u64,
     /// What it survives.
@@ -135,6 +138,8 @@ pub struct IngestParts {
     pub hasher: RandomState,
     /// Stamps.
     pub clock: Clock,
+    /// Hears who publishes what.
+    pub states: Arc<States>,
     /// Largest payload, in bytes.
     pub payload_bytes_max: usize,
 }
@@ -190,6 +195,12 @@ impl Ingest {
     #[must_use]
     pub fn condition(&self, predicate: Predicate) -> Condition {
         Condition::new(predicate, &self.parts.hasher)
+    }
+
+    /// Where sources are said to be there, and what they say of their streams.
+    #[must_use]
+    pub fn states(&self) -> &Arc<States> {
+        &self.parts.states
     }
 
     /// The engine behind the door.
@@ -322,7 +333,13 @@ impl Ingest {
                             metrics.limit_hit("alerts.waiting");
                         }
                         let sequence = kept.sequence;
-                        Ok(Accepted { topic, sequence, durability: given, kept: Some(Box::new(kept)) })
+                        Ok(Accepted {
+                            topic,
+                            stream: None,
+                            sequence,
+                            durability: given,
+                            kept: Some(Box::new(kept)),
+                        })
                     }
                     Err(refusal) => {
                         if refusal.code == ErrorCode::QueueFull {
@@ -349,8 +366,11 @@ impl Ingest {
                 self.parts.metrics.counters.received.add(info.id);
                 self.parts.metrics.counters.sources.add(source as usize);
                 self.parts.health.record_update(info.id, now);
-                let sequence = receipt.sequence.0;
-                Ok(Published::Now(Accepted { topic, sequence, durability: given, kept: None }))
+                if matches!(source, Source::Http | Source::Own) {
+                    self.parts.states.published_by_nobody(receipt.stream);
+                }
+                let (stream, sequence) = (Some(receipt.stream), receipt.sequence.0);
+                Ok(Published::Now(Accepted { topic, stream, sequence, durability: given, kept: None }))
             }
             Err(error) => Err(self.engine_refusal(&error)),
         }

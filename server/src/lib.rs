@@ -2,7 +2,8 @@
 //!
 //! Modules in reading order: [`config`] says how to run; [`server`] assembles the parts; [`net`] owns the
 //! sockets; [`session`] decides what a peer may say; [`ingest`] is the one door for what is published;
-//! [`feeds`] are publishers of our own; [`metrics`], [`status`] and [`health`] tell how it goes.
+//! [`feeds`] are publishers of our own;
+//! [`states`] finds out which streams have gone quiet; [`metrics`], [`status`] and [`health`] tell how it goes.
 //! `ARCHITECTURE.md` beside this crate walks a message through them.
 #![deny(unsafe_code)]
 
@@ -20,4 +21,5 @@ pub mod net;
 pub mod publish_api;
 pub mod server;
 pub mod session;
+pub mod states;
 pub mod status;

@@ -35,6 +35,7 @@ use crate::net::http::Front;
 use crate::net::listener;
 use crate::net::origin::OriginPolicy;
 use crate::net::shards::{Bell, Shards, Shared, available};
+use crate::states::{Rules, States, Watching};
 use crate::status::Status;
 
 /// How often critical messages that are of no use any more are ended.
@@ -56,6 +57,7 @@ pub struct Running {
     stop_front: watch::Sender<bool>,
     front: Option<JoinHandle<()>>,
     feeds: Vec<Feed>,
+    watching: Watching,
 }
 
 /// Starts everything by the system's clock; returns once the address is bound and served.
@@ -102,6 +104,7 @@ pub fn start_with_clock(
         critical_events: config.outbox.events * CRITICAL_LANE_FACTOR,
         critical_bytes: config.outbox.bytes * CRITICAL_LANE_FACTOR,
         lz4_min_bytes: config.compression.lz4_min_bytes,
+        begun: started,
         ..EngineConfig::default()
     };
     // Both identities change with each run: history does not outlive the process yet.
@@ -111,6 +114,8 @@ pub fn start_with_clock(
     // Keyed per process: nobody can prepare attributes that collide.
     let hasher = RandomState::new();
     let alerts = open_alerts(&config, &metrics, &engine, &hasher, started)?;
+    let states = Arc::new(States::new(engine.clone(), config.limits.streams));
+    let watching = states.watch(state_rules(&config), clock.clone())?;
     let ingest = Arc::new(Ingest::new(
         engine,
         IngestParts {
@@ -121,6 +126,7 @@ pub fn start_with_clock(
             alerts: alerts.clone(),
             hasher,
             clock: clock.clone(),
+            states,
             payload_bytes_max: config.limits.publisher_bytes,
         },
     ));
@@ -173,7 +179,19 @@ pub fn start_with_clock(
         stop_front,
         front: Some(front),
         feeds,
+        watching,
     })
+}
+
+/// What is expected of streams, by the settings.
+fn state_rules(config: &Config) -> Rules {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let intervals = config.streams.intervals.iter();
+    Rules {
+        intervals: intervals.map(|interval| (interval.filter.clone(), nanos(interval.every))).collect(),
+        stale_after_ns: nanos(config.health.stale_after),
+        learn: config.streams.learn,
+    }
 }
 
 impl Running {
@@ -219,6 +237,7 @@ impl Running {
         for feed in self.feeds.drain(..) {
             feed.stop();
         }
+        self.watching.stop();
         // From here on nothing is accepted; what was is delivered before anybody is told to go.
         self.ingest.close();
         if let Some(alerts) = self.ingest.alerts() {

@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tickcast_engine::StateCounts;
 use tickcast_engine::stats::ShardStats;
 use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::message::StreamState;
 use tickcast_protocol::registry;
 
 use crate::config::Config;
@@ -210,6 +212,23 @@ impl Status {
             self.ingest.engine().lag(),
         ));
         figures.extend(self.journal_figures());
+        let states = self.ingest.engine().states();
+        let others: u64 = StateCounts::STATES[1..].iter().map(|state| states.now(*state)).sum();
+        for state in StateCounts::STATES {
+            let live = || (self.ingest.engine().stream_count() as u64).saturating_sub(others);
+            figures.push(Figure {
+                name: "tickcast_stream_states",
+                help: "Streams in each state.",
+                label: Some(("state", state.name())),
+                value: if state == StreamState::LIVE { live() } else { states.now(state) },
+            });
+            figures.push(Figure {
+                name: "tickcast_stream_state_changes_total",
+                help: "Times that a stream came to be in a state, its birth not counted.",
+                label: Some(("state", state.name())),
+                value: states.changes(state),
+            });
+        }
         for health in self.health.snapshot(self.ingest.now()) {
             // Groups are types, so the label comes from the registry.
             let Some(info) = registry::by_name(health.name) else { continue };

@@ -720,6 +720,8 @@ fn check_row(watched: &Watched, row: &Row) {
         match raw.message() {
             // What was right in the same message is answered too.
             Message::Acknowledge(_) | Message::Bind(_) => {}
+            // What can be had, before the error that says that the resume cannot.
+            Message::History(_) if row.code == ErrorCode::ResumeFailed => {}
             answer => break answer,
         }
     };

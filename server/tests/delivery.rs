@@ -381,6 +381,11 @@ fn understand_binary(arrived: &[Arrived]) -> (Streams<Row>, BTreeMap<String, Acc
                     account.gapped += notice.gapped;
                     account.filtered += notice.filtered;
                 }
+                Message::StreamStates(told) => {
+                    for status in told.states {
+                        assert!(topics.contains_key(&status.stream), "a state of a stream that is bound");
+                    }
+                }
                 Message::Acknowledge(_) | Message::Heartbeat(_) | Message::Notice(_) => {}
                 other => panic!("not expected: {other:?}"),
             }
@@ -461,6 +466,8 @@ fn understand_d1(arrived: &[Arrived]) -> Streams<D1Row> {
         match envelope.message_type {
             "market_data" => {}
             "connection_status" => continue,
+            // The publisher has left.
+            "error" if text.contains("\"STALE_UPSTREAM\"") => continue,
             "subscription_ack" => {
                 assert!(text.contains("\"subscribed\""), "{text}");
                 continue;

@@ -731,7 +731,11 @@ fn resume_too_late(bench: &Bench, message: &Message) {
     let mut raw = bench.binary();
     raw.say(&Message::Resume(resume));
     let all = read_until(&mut raw, |message| matches!(message, Message::End(_)));
-    let [ack, bind, begin, notice, fourth, fifth, end] = all.as_slice() else { panic!("{all:?}") };
+    let [ack, bind, history, begin, notice, fourth, fifth, end] = all.as_slice() else { panic!("{all:?}") };
+    assert!(
+        matches!(history, Message::History(history) if history.short[0].oldest == 4),
+        "the oldest there is: {history:?}"
+    );
     assert!(matches!(ack, Message::Acknowledge(ack) if ack.request == 9), "{ack:?}");
     assert!(matches!(bind, Message::Bind(bind) if bind.bindings[0].next_sequence == 2), "{bind:?}");
     assert!(

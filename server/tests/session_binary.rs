@@ -425,6 +425,8 @@ fn a_resume_tells_what_is_no_longer_kept() {
     }));
     let subscription = peer.acknowledged().subscription;
     assert_eq!(peer.bound().bindings[0].next_sequence, 3);
+    let Message::History(history) = peer.next() else { panic!("how far back history goes") };
+    assert_eq!((history.subscription, history.short.len(), history.short[0].oldest), (subscription, 1, 7));
     assert_eq!(peer.next(), begin(subscription, Bracket::REPLAY, 4));
     let Message::Notice(lost) = peer.next() else { panic!("the loss comes before the first event") };
     assert_eq!((lost.kind, lost.reason), (NoticeKind::LOSS, Reason::HISTORY_GONE));

@@ -25,6 +25,7 @@ mod outgoing;
 mod publish;
 mod receive;
 mod silence;
+mod states;
 mod streams;
 mod subscribe;
 #[cfg(test)]
@@ -42,8 +43,8 @@ pub use account::Account;
 pub use backoff::Backoff;
 pub use durable::{Critical, Identity};
 pub use event::{
-    ClientEvent, ClientState, Close, Data, Gap, GapReason, Origin, Outcome, ServerError, ServerInfo,
-    StateChange, SubscriptionKey, SubscriptionState, Violation,
+    ClientEvent, ClientState, Close, Data, Gap, GapReason, Kept, Origin, Outcome, ServerError, ServerInfo,
+    StateChange, StreamChange, SubscriptionKey, SubscriptionState, Violation,
 };
 pub use publish::{PublishError, PublishOptions};
 pub use subscribe::{Delivery, SubscribeOptions};

@@ -28,8 +28,8 @@ pub mod text;
 
 pub use crate::core::{
     Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Critical, Data, Delivery, Gap,
-    GapReason, Identity, Link, Origin, Outcome, PublishError, PublishOptions, ServerError, ServerInfo,
-    StateChange, Stats, SubscribeOptions, SubscriptionKey, SubscriptionState, Violation,
+    GapReason, Identity, Kept, Link, Origin, Outcome, PublishError, PublishOptions, ServerError, ServerInfo,
+    StateChange, Stats, StreamChange, SubscribeOptions, SubscriptionKey, SubscriptionState, Violation,
 };
 pub use crate::shell::{
     Client, ClientOptions, ConnectError, DialError, Events, Publisher, SubscribeError, Subscription, Url,

@@ -16,6 +16,7 @@ mod url;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tickcast_protocol::message::{SourceStatus, StreamState};
 use tickcast_protocol::topic::TopicError;
 use tickcast_protocol::{Class, Message, Topic, TopicFilter};
 use tokio::sync::{mpsc, oneshot};
@@ -177,6 +178,12 @@ impl Subscription {
     /// Changes policy, predicate and rate in place. Position and account stay.
     pub fn configure(&self, delivery: Delivery) {
         self.client.configure(self.key, delivery);
+    }
+
+    /// How its streams are, as the server said last.
+    #[must_use]
+    pub fn stream_states(&self) -> Vec<(Topic, Class, StreamState)> {
+        self.client.stream_states(self.key)
     }
 
     /// Its account on every stream.
@@ -347,6 +354,29 @@ impl Client {
     /// Says that critical messages were handled: they do not come again. See [`Core::acknowledge`].
     pub fn acknowledge(&self, positions: impl IntoIterator<Item = u64>) {
         self.act(|core, _| core.acknowledge(positions));
+    }
+
+    /// Says how the source of our streams is: of those of `topics`, or of all we were the last to publish to
+    /// when there are none. `interval`, when it is not zero, is the longest time between two of their events
+    /// while all is well. Whoever is alive says so at least once an interval.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then.
+    pub fn vouch(
+        &self,
+        status: SourceStatus,
+        topics: &[&str],
+        interval: Duration,
+    ) -> Result<(), PublishError> {
+        let interval_ms = u32::try_from(interval.as_millis()).unwrap_or(u32::MAX);
+        self.act(|core, now| core.vouch(status, topics, interval_ms, now))
+    }
+
+    /// How the streams of a subscription are, as the server said last.
+    #[must_use]
+    pub fn stream_states(&self, key: SubscriptionKey) -> Vec<(Topic, Class, StreamState)> {
+        let inner = self.shared.lock();
+        inner.core.stream_states(key).map(|(topic, class, state)| (topic.clone(), class, state)).collect()
     }
 
     /// Asks for the server's clock; the answer comes as [`ClientEvent::Pong`].

@@ -2,12 +2,12 @@
 #![forbid(unsafe_code)]
 
 use tickcast_protocol::field::Value;
-use tickcast_protocol::message::{Notice, NoticeKind, View};
+use tickcast_protocol::message::{Notice, NoticeKind, StateReason, StreamState, StreamStatus, View};
 
 use super::schema::{self, INTERVAL, Row, Rule};
 use super::{
     Case, ClientMessage, ConnectionStatus, DATA_GAP, ErrorReport, ErrorSeverity, Instruments, Pong,
-    SERVER_DRAINING, SLOW_CONSUMER, SubscriptionAck, VERSION, price,
+    SERVER_DRAINING, SLOW_CONSUMER, STALE_UPSTREAM, STREAM_LIVE, SubscriptionAck, VERSION, price,
 };
 use crate::native::Stamp;
 use crate::write::{self, Object};
@@ -172,6 +172,41 @@ pub fn notice(notice: &Notice, topic: &str, case: Case, now: i64) -> Option<Vec<
         }
         _ => None,
     }
+}
+
+/// How a stream is, as an error of severity warning: trouble as [`STALE_UPSTREAM`], its end as
+/// [`STREAM_LIVE`], each with topic, state, reason and since when. `None` for what a dashboard of the first
+/// dialect could not show: a stream that is idle, or replayed.
+#[must_use]
+pub fn stream_state(status: &StreamStatus, topic: &str, case: Case, now: i64) -> Option<Vec<u8>> {
+    let why = match status.reason {
+        StateReason::SOURCE_GONE => "its source is gone",
+        StateReason::UPSTREAM => "its source skipped events",
+        StateReason::SAID => "its source says so",
+        _ => "nothing came in time",
+    };
+    let (code, what) = match status.state {
+        StreamState::LIVE => (STREAM_LIVE, "live again".to_owned()),
+        StreamState::SUSPECT | StreamState::STALE | StreamState::CLOSED => {
+            (STALE_UPSTREAM, format!("{}: {why}", status.state.name()))
+        }
+        _ => return None,
+    };
+    let report = ErrorReport {
+        code: code.to_owned(),
+        message: format!("{topic} is {what}"),
+        request_id: None,
+        severity: ErrorSeverity::Warning,
+        retry_after: None,
+    };
+    Some(error_with(&report, case, now, |data| {
+        data.text("topic", topic);
+        data.text("state", status.state.name());
+        data.text("reason", status.reason.name());
+        data.time_ms("since", status.since.0);
+        data.number("last_sequence", status.last_sequence);
+        data.number("interval_ms", status.interval_ms);
+    }))
 }
 
 /// What a client says, as the real client spells it: fields in `data`.

@@ -133,7 +133,10 @@ impl Receive<'_> {
         match value["message_type"].as_str().or(value["messageType"].as_str()) {
             Some("subscription_ack") if data["status"] == "subscribed" => self.heard.acknowledged += 1,
             Some("error") => {
-                if either("error_code", "errorCode") == "DATA_GAP" {
+                let code = either("error_code", "errorCode");
+                if matches!(code.as_str(), Some("STALE_UPSTREAM" | "STREAM_LIVE")) {
+                    // How a stream is, such as when its publisher has left: nobody lost anything.
+                } else if code == "DATA_GAP" {
                     self.told.gaps += data["gapped"].as_u64().unwrap_or(0);
                     self.told.conflated += data["conflated"].as_u64().unwrap_or(0);
                 } else {

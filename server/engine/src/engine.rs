@@ -19,16 +19,20 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tickcast_protocol::frame::PAYLOAD_BYTES_MAX;
+use tickcast_protocol::message::{StateReason, StreamState};
 use tickcast_protocol::{BootId, Class, Epoch, Sequence, StreamId, Topic};
 
-use crate::event::{Draft, Incoming, Item, Render, Skip};
+use crate::event::{Draft, Incoming, Item, Note, Render, Skip};
 use crate::records::{Record, Records, StreamSummary};
 use crate::ring::{self, Ring};
 use crate::sequencer::{Refused, Sequencer, Stamp};
 use crate::shard::Shard;
 use crate::stats::ShardStats;
+use crate::status::{Finding, Pulse, StateCounts, Status};
 use crate::wake::{Notify, WakeFlag};
 
+/// Most findings that are told at once: one slot of the ring.
+pub const FINDINGS_MAX: usize = 256;
 /// Most events one skip may announce.
 pub const SKIP_EVENTS_MAX: u64 = u32::MAX as u64;
 
@@ -65,6 +69,8 @@ pub struct EngineConfig {
     ///
     /// [`Format::BinaryLz4`]: crate::Format::BinaryLz4
     pub lz4_min_bytes: usize,
+    /// When the history of this epoch began, in ns since the Unix epoch: nothing older is to be had.
+    pub begun: u64,
 }
 
 impl Default for EngineConfig {
@@ -81,6 +87,7 @@ impl Default for EngineConfig {
             shards: 1,
             turn_events: 4_096,
             lz4_min_bytes: 512,
+            begun: 0,
         }
     }
 }
@@ -143,6 +150,7 @@ struct Shared {
     lz4_min_bytes: usize,
     ingest: Mutex<Ingest>,
     records: Arc<Records>,
+    states: StateCounts,
     ring: Ring<Item>,
     flags: Vec<Arc<WakeFlag<Waker>>>,
     stats: Vec<Arc<ShardStats>>,
@@ -154,6 +162,8 @@ struct Ingest {
     writer: ring::Writer<Item>,
     /// The record of stream id `i + 1`.
     records: Vec<Arc<Record>>,
+    /// Streams of which more has changed than that events come, until somebody looks.
+    noted: Vec<StreamId>,
 }
 
 /// A notifier behind a pointer, so that shards of one engine may sleep in different ways.
@@ -208,9 +218,11 @@ impl Engine {
             })
             .collect();
         let sequencer = Sequencer::new(config.streams_max);
-        let ingest = Mutex::new(Ingest { sequencer, writer, records: Vec::new() });
+        let ingest = Mutex::new(Ingest { sequencer, writer, records: Vec::new(), noted: Vec::new() });
         let EngineConfig { streams_max, lz4_min_bytes, .. } = config;
-        let shared = Shared { epoch, boot, streams_max, lz4_min_bytes, ingest, records, ring, flags, stats };
+        let states = StateCounts::default();
+        let shared =
+            Shared { epoch, boot, streams_max, lz4_min_bytes, ingest, records, states, ring, flags, stats };
         (Self { shared: Arc::new(shared) }, shards)
     }
 
@@ -239,8 +251,11 @@ impl Engine {
         let stamp = self.stamp(&mut ingest, incoming.topic, incoming.facts.class, 1, now)?;
         let event = draft.stamp(stamp.stream, stamp.through, stamp.publish_time);
         let position = ingest.writer.cursor();
-        ingest.record(stamp.stream).update(position, stamp.through.0, Some(&event));
+        let ended = ingest.record(stamp.stream).update(position, stamp.through.0, Some(&event));
         ingest.writer.publish(Item::Event(event));
+        if let Some(ended) = ended {
+            ingest.revive(&stamp, &ended, &self.shared.states);
+        }
         Ok(Receipt::of(&stamp))
     }
 
@@ -257,7 +272,7 @@ impl Engine {
             let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);
             let stamp = self.stamp(&mut ingest, topic, class, count, now)?;
             let position = ingest.writer.cursor();
-            ingest.record(stamp.stream).update(position, stamp.through.0, None);
+            let _ = ingest.record(stamp.stream).update(position, stamp.through.0, None);
             ingest.writer.publish(Item::Skip(Skip {
                 stream: stamp.stream,
                 topic: topic.clone(),
@@ -265,10 +280,69 @@ impl Engine {
                 from: stamp.from.0,
                 through: stamp.through.0,
             }));
+            let Ingest { records, noted, .. } = &mut *ingest;
+            records[stamp.stream.0 as usize - 1].put_on(noted);
             stamp
         };
         self.wake();
         Ok(Receipt::of(&stamp))
+    }
+
+    /// Tells what was found of streams, at most [`FINDINGS_MAX`] at once: it enters the streams' order of
+    /// events, and whoever subscribed to them hears of it. Returns how many were news: a finding is void
+    /// where its stream has had an event since, or is in that state already.
+    ///
+    /// # Panics
+    /// When there are more.
+    pub fn tell(&self, findings: &[Finding]) -> usize {
+        assert!(findings.len() <= FINDINGS_MAX, "{} findings at once", findings.len());
+        let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);
+        let position = ingest.writer.cursor();
+        let mut notes = Vec::new();
+        for finding in findings {
+            let Some(record) = ingest.records.get((finding.stream.0 as usize).wrapping_sub(1)) else {
+                continue;
+            };
+            if let Some(before) = record.take(finding, position) {
+                self.shared.states.change(before, finding.status.state);
+                notes.push(Note { stream: finding.stream, status: finding.status });
+            }
+        }
+        let told = notes.len();
+        if told > 0 {
+            ingest.writer.publish(Item::States(notes.into()));
+            drop(ingest);
+            self.wake();
+        }
+        told
+    }
+
+    /// Streams whose state was ended by an event, or whose source skipped something, since this was asked
+    /// last; each once.
+    #[must_use]
+    pub fn noted(&self) -> Vec<StreamId> {
+        std::mem::take(&mut self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner).noted)
+    }
+
+    /// Looks at some streams, without disturbing whoever publishes to others.
+    pub fn look_at(&self, streams: &[StreamId], mut each: impl FnMut(StreamId, &Topic, Class, Pulse)) {
+        for part in streams.chunks(FINDINGS_MAX) {
+            for record in self.shared.records.some(part) {
+                each(record.stream, &record.topic, record.class, record.pulse());
+            }
+        }
+    }
+
+    /// The stream of a topic in a class, if it was published to.
+    #[must_use]
+    pub fn stream_of(&self, topic: &Topic, class: Class) -> Option<StreamId> {
+        self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner).sequencer.find(topic, class)
+    }
+
+    /// How many streams are in which state.
+    #[must_use]
+    pub fn states(&self) -> &StateCounts {
+        &self.shared.states
     }
 
     /// Wakes the shards that sleep.
@@ -338,6 +412,21 @@ impl Engine {
 impl Ingest {
     fn record(&self, stream: StreamId) -> &Record {
         &self.records[stream.0 as usize - 1]
+    }
+
+    /// Tells that an event has ended a state. It comes behind the event, so that who was lapped in between
+    /// finds both in the records.
+    fn revive(&mut self, stamp: &Stamp, ended: &Status, states: &StateCounts) {
+        states.change(ended.state, StreamState::LIVE);
+        let status = Status {
+            state: StreamState::LIVE,
+            reason: StateReason::EVENT,
+            since: stamp.publish_time,
+            last_sequence: stamp.through.0,
+            ..*ended
+        };
+        self.writer.publish(Item::States([Note { stream: stamp.stream, status }].into()));
+        self.records[stamp.stream.0 as usize - 1].put_on(&mut self.noted);
     }
 }
 

@@ -17,6 +17,7 @@ use tickcast_protocol::registry::{Attributes, TypeInfo};
 use tickcast_protocol::{Class, Message, Sequence, StreamId, Topic};
 
 use crate::stats::ShardStats;
+use crate::status::Status;
 
 /// Opcode of a binary WebSocket message.
 pub const OPCODE_BINARY: u8 = 2;
@@ -329,11 +330,20 @@ impl fmt::Debug for Event {
     }
 }
 
-/// What the ring carries: an event, or the news that sequences were jumped over.
+/// What the ring carries: an event, the news that sequences were jumped over, or how streams are.
 #[derive(Debug)]
 pub(crate) enum Item {
     Event(Arc<Event>),
     Skip(Skip),
+    /// Some streams are not any more as they were.
+    States(Arc<[Note]>),
+}
+
+/// What was found of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) stream: StreamId,
+    pub(crate) status: Status,
 }
 
 /// Sequences that no event has, because the source skipped them; told in order with the events.

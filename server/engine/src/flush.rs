@@ -256,6 +256,7 @@ impl Shard {
     /// Writes a run, whose `bytes` these are, in one call with what waits before it; queues it when that is
     /// more than one write, or when some of it is not for this peer.
     fn write_run(&mut self, index: u32, run: &Run, bytes: &[u8], io: &mut impl PeerIo) {
+        self.pay_states(index);
         let id = self.peers.id(index);
         let peer = self.peers.member(index);
         if peer.queue.as_ref().is_some_and(|queue| !queue.skips.is_empty()) {
@@ -408,6 +409,7 @@ impl Shard {
     /// Writes what waits for a peer; a few times, as long as the socket takes everything.
     fn write_outbox(&mut self, index: u32, io: &mut impl PeerIo) {
         for _ in 0..WRITES_MAX {
+            self.pay_states(index);
             if !self.peers.member(index).has_output() {
                 self.peers.member(index).tidy();
                 return;

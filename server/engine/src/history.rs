@@ -30,6 +30,8 @@ pub(crate) struct History {
     bytes: usize,
     /// The bound for which it forgot last.
     forgot_for: Option<Bound>,
+    /// Publish time of the newest event that it forgot.
+    forgot_until: u64,
 }
 
 /// One entry of the recent past; consecutive ones are consecutive in sequence.
@@ -146,12 +148,35 @@ impl History {
         Past { entries: past, short }
     }
 
-    /// The oldest sequence it can still replay from, if there is one.
-    pub(crate) fn oldest(&self, store: &Store) -> Option<u64> {
+    /// The position behind which the events lie that were published at `time` or later, and whether it has
+    /// forgotten some of them.
+    pub(crate) fn before(&self, time: u64, head: u64, store: &Store) -> (u64, bool) {
+        let mut position = head;
+        for entry in self.recent.iter().rev() {
+            match entry {
+                Recent::Event(event) if store.get(event).publish_time() < time => break,
+                Recent::Event(event) => position = store.get(event).sequence().0 - 1,
+                // Nobody knows when that was: rather told once too often.
+                Recent::Gap(loss) => position = loss.from - 1,
+            }
+        }
+        (position, self.forgot_until >= time && self.forgot_until > 0)
+    }
+
+    /// The oldest event it can still replay: sequence and publish time.
+    pub(crate) fn oldest_event(&self, store: &Store) -> Option<(u64, u64)> {
         self.recent.iter().find_map(|entry| match entry {
-            Recent::Event(event) => Some(store.get(event).sequence().0),
+            Recent::Event(event) => {
+                let event = store.get(event);
+                Some((event.sequence().0, event.publish_time()))
+            }
             Recent::Gap(_) => None,
         })
+    }
+
+    /// The oldest sequence it can still replay from, if there is one.
+    pub(crate) fn oldest(&self, store: &Store) -> Option<u64> {
+        self.oldest_event(store).map(|(sequence, _)| sequence)
     }
 
     fn trim(&mut self, limits: HistoryLimits, store: &mut Store) {
@@ -161,9 +186,17 @@ impl History {
             match self.recent.pop_front() {
                 Some(Recent::Event(event)) => {
                     self.bytes -= store.get(&event).binary().len();
+                    self.forgot_until = store.get(&event).publish_time();
                     store.release(event);
                 }
-                Some(Recent::Gap(_)) => {}
+                Some(Recent::Gap(_)) => {
+                    // It may be as young as what follows it.
+                    self.forgot_until = match self.recent.front() {
+                        Some(Recent::Event(event)) => store.get(event).publish_time(),
+                        Some(Recent::Gap(_)) => self.forgot_until,
+                        None => u64::MAX,
+                    };
+                }
                 None => break,
             }
         }
@@ -306,6 +339,36 @@ mod tests {
         assert_eq!(since(&history, 3, &mut store), [(4, 5), (6, 6)]);
         history.release(&mut store);
         assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn a_time_has_its_place_and_what_was_forgotten_is_known() {
+        // Events are published at 1,000 ns and their sequence.
+        let (mut history, mut store) = (History::default(), Store::default());
+        assert_eq!(history.before(0, 0, &store), (0, false));
+        for sequence in 1..=6 {
+            push(&mut history, &mut store, sequence, 1);
+        }
+        assert_eq!(history.oldest_event(&store), Some((3, 1_003)));
+        let before = |time| history.before(time, 6, &store);
+        assert_eq!(before(1_005), (4, false));
+        assert_eq!(before(1_003), (2, false));
+        assert_eq!(before(1_002), (2, true), "the second is forgotten");
+        assert_eq!(before(9_999), (6, false));
+        history.release(&mut store);
+    }
+
+    #[test]
+    fn a_gap_before_a_time_is_told_rather_than_not() {
+        let (mut history, mut store) = (History::default(), Store::default());
+        push(&mut history, &mut store, 1, 1);
+        history.gap(Loss::gap(2, 4, Cause::Upstream), LIMITS, &mut store);
+        push(&mut history, &mut store, 5, 1);
+        assert_eq!(history.before(1_005, 5, &store), (1, false));
+        assert_eq!(history.before(1_001, 5, &store), (0, false));
+        history.gap(Loss::gap(6, 8, Cause::Upstream), LIMITS, &mut store);
+        assert_eq!(history.before(2_000, 8, &store), (5, false));
+        history.release(&mut store);
     }
 
     #[test]

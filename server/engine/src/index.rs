@@ -35,6 +35,7 @@ use crate::event::{Event, Format};
 use crate::group::{Group, GroupKey, Side};
 use crate::history::History;
 use crate::slots::Slots;
+use crate::status::Status;
 
 /// An interned topic filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -58,6 +59,8 @@ pub(crate) struct Stream {
     /// The turn in which one of its events last went to a run.
     pub(crate) ran_in: u64,
     pub(crate) history: History,
+    /// How it is, when it is not live.
+    pub(crate) status: Option<Box<Status>>,
     /// Filters that match it.
     pub(crate) filters: Vec<FilterId>,
 }
@@ -284,7 +287,8 @@ impl Index {
             self.filters.get_mut(filter.0).streams.push(id);
         }
         self.topics.entry(topic.clone()).or_default().push(id);
-        self.streams[place] = Some(Stream { topic, class, head: 0, ran_in: 0, history, filters });
+        self.streams[place] =
+            Some(Stream { topic, class, head: 0, ran_in: 0, history, status: None, filters });
     }
 
     /// Adds a member to the group with these interests, made if need be, and says which it is and the

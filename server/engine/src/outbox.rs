@@ -480,6 +480,13 @@ impl Outbox {
         !self.control.is_empty()
     }
 
+    /// True while control messages leave room for how streams are: the other half is for what the peer asks
+    /// for, and for signs of life.
+    pub(crate) fn has_room_for_states(&self) -> bool {
+        self.control.len() - self.binds < CONTROL_MESSAGES_MAX / 2
+            && self.control_bytes < CONTROL_BYTES_MAX / 2
+    }
+
     /// Bytes of binds that wait.
     pub(crate) fn bind_bytes(&self) -> usize {
         self.bind_bytes

@@ -1,7 +1,7 @@
 //! The peers of one shard, each under an id that is refused once the peer has left.
 #![forbid(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 use tickcast_protocol::message::Policy;
@@ -138,6 +138,8 @@ pub(crate) struct Queue {
     /// Streams of which the group held something when the peer joined, and the sequence after which it
     /// counts there.
     pub(crate) skips: Vec<(StreamId, u64)>,
+    /// Streams whose state it is to be told, as it is then: it could not take what was told to others.
+    pub(crate) owed: BTreeSet<StreamId>,
     /// It changed its group while something waited: what the new group is told may reach back to that.
     pub(crate) loose: bool,
 }
@@ -317,7 +319,7 @@ impl Peer {
 
 impl Queue {
     pub(crate) fn has_output(&self) -> bool {
-        !self.outbox.is_empty() || !self.ledger.is_empty()
+        !self.outbox.is_empty() || !self.ledger.is_empty() || !self.owed.is_empty()
     }
 
     /// The part of what a group is told of `stream` that is new to this peer, if there is one.

@@ -9,9 +9,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use foldhash::fast::RandomState;
+use tickcast_protocol::message::{StateReason, StreamState};
 use tickcast_protocol::{Class, Sequence, StreamId, Topic};
 
 use crate::event::Event;
+use crate::status::{Finding, Pulse, Rhythm, Status};
 
 /// Most conflation keys remembered per stream; past it the key that was silent longest is forgotten, and
 /// missing from snapshots. Costs at most this many events per stream, once for all shards.
@@ -50,6 +52,17 @@ struct State {
     position: u64,
     last: HashMap<u64, Arc<Event>, RandomState>,
     silence: Silence,
+    /// When the newest event was published.
+    last_event: u64,
+    /// The newest sequence that was skipped.
+    skipped: u64,
+    rhythm: Rhythm,
+    /// What was found of the stream; nothing while it is live.
+    status: Option<Box<Status>>,
+    /// The ring position at which that was told, or its end.
+    told_at: u64,
+    /// It is on the list of those to be looked at.
+    noted: bool,
 }
 
 /// A stream as the status page shows it.
@@ -114,18 +127,35 @@ impl Records {
         all.get((stream.0 as usize).checked_sub(1)?).cloned()
     }
 
+    /// The records of `streams`, with the list held for as long as it takes to find them.
+    pub(crate) fn some(&self, streams: &[StreamId]) -> Vec<Arc<Record>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let found = streams.iter().filter_map(|stream| all.get((stream.0 as usize).checked_sub(1)?));
+        found.cloned().collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.all.read().unwrap_or_else(PoisonError::into_inner).len()
     }
 }
 
 impl Record {
-    /// Notes what is about to be published at ring position `position`.
-    pub(crate) fn update(&self, position: u64, through: u64, event: Option<&Arc<Event>>) {
+    /// Notes what is about to be published at ring position `position`. Returns the status that an event
+    /// ends, which is told right behind it: all but that of a replay, whose events are no news.
+    pub(crate) fn update(&self, position: u64, through: u64, event: Option<&Arc<Event>>) -> Option<Status> {
         let mut state = self.state();
         state.head = through;
         state.position = position;
-        let Some(event) = event else { return };
+        let Some(event) = event else {
+            state.skipped = through;
+            return None;
+        };
+        state.last_event = event.publish_time();
+        state.rhythm.note(event.publish_time());
+        let ended = state.status.take_if(|status| status.state != StreamState::REPLAY);
+        if ended.is_some() {
+            state.told_at = position + 1;
+        }
         let State { last, silence, .. } = &mut *state;
         last.insert(event.conflation_key(), Arc::clone(event));
         silence.note(event.sequence().0, event.conflation_key(), |key| {
@@ -135,6 +165,55 @@ impl Record {
             let key = silence.longest(last.iter().map(|(key, event)| (event.sequence().0, *key)));
             last.remove(&key);
         }
+        ended.map(|status| *status)
+    }
+
+    /// Puts the stream on a list, unless it is there since it was looked at last.
+    pub(crate) fn put_on(&self, list: &mut Vec<StreamId>) {
+        if !std::mem::replace(&mut self.state().noted, true) {
+            list.push(self.stream);
+        }
+    }
+
+    /// How the stream is, if that was told before ring position `position`.
+    pub(crate) fn status_before(&self, position: u64) -> Option<Status> {
+        let state = self.state();
+        if state.told_at >= position {
+            return None;
+        }
+        let (since, last_sequence) = (state.last_event, state.head);
+        let live = Status { reason: StateReason::EVENT, since, last_sequence, ..Status::live() };
+        Some(state.status.as_deref().copied().unwrap_or(live))
+    }
+
+    /// What there is to be judged by; whoever looks has taken it off the list.
+    pub(crate) fn pulse(&self) -> Pulse {
+        let mut state = self.state();
+        state.noted = false;
+        Pulse {
+            head: state.head,
+            last_event: state.last_event,
+            skipped: state.skipped,
+            learned: state.rhythm.learned(),
+            status: state.status.as_deref().copied().unwrap_or_else(Status::live),
+        }
+    }
+
+    /// Takes a finding that will be told at `position`, if it still holds and is news; returns what the state
+    /// was before.
+    pub(crate) fn take(&self, finding: &Finding, position: u64) -> Option<StreamState> {
+        let mut state = self.state();
+        if state.head != finding.head {
+            return None;
+        }
+        let before = state.status.as_ref().map_or(StreamState::LIVE, |status| status.state);
+        if before == finding.status.state {
+            return None;
+        }
+        state.told_at = position;
+        let is_live = finding.status.state == StreamState::LIVE;
+        state.status = (!is_live).then(|| Box::new(finding.status));
+        Some(before)
     }
 
     /// Its newest sequence, and the ring position it was published at.

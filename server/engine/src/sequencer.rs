@@ -48,6 +48,11 @@ impl Sequencer {
         Self { ids: HashMap::default(), heads: Vec::new(), streams_max, last_time: 0 }
     }
 
+    /// The stream (topic, class), if it was interned.
+    pub(crate) fn find(&self, topic: &Topic, class: Class) -> Option<StreamId> {
+        self.ids.get(topic).and_then(|ids| ids[class as usize - 1])
+    }
+
     /// Takes the next `count` sequences of the stream (topic, class), interning it if it is new.
     pub(crate) fn assign(
         &mut self,

@@ -11,7 +11,7 @@
 //! the same for all members is written once (`flush.rs`). What differs (notices, binds) is queued per
 //! peer and is rare; where it must come between two events, the turn ends early and the flush comes
 //! first. What an event does to groups is in `deliver.rs`, subscribing in `subscribe.rs`, announcing
-//! streams in `bind.rs`.
+//! streams in `bind.rs`, telling how they are in `states.rs`.
 //!
 //! Everything here runs on one thread and waits for nothing. The server calls [`Shard::turn`], then
 //! [`Shard::flush`], until nothing remains, then sleeps by [`Shard::prepare_to_sleep`], at most until
@@ -23,13 +23,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tickcast_protocol::message::{Notice, NoticeKind, Reason};
+use tickcast_protocol::message::{Notice, NoticeKind, Reason, StreamState};
 use tickcast_protocol::{CloseCode, Epoch, Message, StreamId};
 
 use crate::deliver::Alarm;
 
 use crate::engine::{EngineConfig, Waker};
-use crate::event::{Event, Format, Item, Render, Skip};
+use crate::event::{Event, Format, Item, Note, Render, Skip};
 use crate::flush::Batch;
 use crate::history::HistoryLimits;
 use crate::index::{GroupId, Index};
@@ -67,6 +67,8 @@ pub enum SendError {
 /// One thread's part of the fan-out.
 pub struct Shard {
     pub(crate) epoch: Epoch,
+    /// When the epoch's history began, in ns since the Unix epoch.
+    pub(crate) begun: u64,
     reader: Reader<Item>,
     flag: Arc<WakeFlag<Waker>>,
     pub(crate) records: Arc<Records>,
@@ -127,6 +129,7 @@ enum Work {
     Event(Arc<Event>),
     Skip(Skip),
     Gap(StreamId, Loss),
+    States(Arc<[Note]>),
     /// The ring was lapped; it goes on at this position.
     Repair(u64),
 }
@@ -152,6 +155,7 @@ impl Shard {
     ) -> Self {
         Self {
             epoch,
+            begun: config.begun,
             reader,
             flag,
             records,
@@ -324,6 +328,12 @@ impl Shard {
         self.epoch
     }
 
+    /// When that history began, in ns since the Unix epoch.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
     /// Distributes everything up to where the ring ends now. Runs go to outboxes.
     pub(crate) fn catch_up(&mut self) {
         let target = self.reader.position() + self.reader.lag();
@@ -357,6 +367,7 @@ impl Shard {
         queue.outbox.clear_events(store);
         queue.ledger.clear();
         queue.skips.clear();
+        queue.owed.clear();
         self.closing.push_back((id, code));
         if code == CloseCode::SlowConsumer {
             self.stats.closed_slow.add(1);
@@ -393,6 +404,7 @@ impl Shard {
                 inbox.push_back(match item {
                     Item::Event(event) => Work::Event(Arc::clone(event)),
                     Item::Skip(skip) => Work::Skip(skip.clone()),
+                    Item::States(notes) => Work::States(Arc::clone(notes)),
                 });
             });
             if let Some(lap) = batch.lapped {
@@ -432,6 +444,13 @@ impl Shard {
                 self.gap(stream, Loss::gap(from, skip.through, Cause::Upstream))
             }
             Work::Gap(stream, loss) => self.gap(stream, loss),
+            Work::States(notes) => {
+                if self.tell_states(&notes) {
+                    Step::Done
+                } else {
+                    Step::Stop(Work::States(notes))
+                }
+            }
             Work::Repair(position) => {
                 self.repair(position);
                 Step::Again
@@ -492,6 +511,11 @@ impl Shard {
             if newest < position && head > known {
                 self.ensure_stream(record.stream, &record.topic, record.class);
                 self.fill(record.stream, known, head);
+            }
+            // What was told in between is among what was overwritten.
+            let known = self.status(record.stream).map_or(StreamState::LIVE, |known| known.state);
+            if let Some(status) = record.status_before(position).filter(|status| status.state != known) {
+                self.inbox.push_back(Work::States([Note { stream: record.stream, status }].into()));
             }
         }
     }

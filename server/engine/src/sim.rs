@@ -16,7 +16,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 use std::io::IoSlice;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +25,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tickcast_protocol::frame::{Frames, websocket_head};
 use tickcast_protocol::message::{
-    Acknowledge, Binding, Notice, NoticeKind, Policy, Reason, SubscriptionStatus,
+    Acknowledge, Binding, Notice, NoticeKind, Policy, Reason, StreamState, SubscriptionStatus,
 };
 use tickcast_protocol::registry::{Attribute, Attributes, DATA_FIRST, hash_text};
 use tickcast_protocol::{
@@ -39,13 +39,16 @@ use crate::peer::Counts;
 use crate::peer::Peer;
 use crate::shard::Fault;
 use crate::{
-    Condition, Delivery, Engine, EngineConfig, Event, Flushed, Format, Notify, PeerId, PeerIo, Render, Shard,
-    ShardCounts, Start, Subscribe, SubscribeError, Written, binary_message,
+    Condition, Delivery, Engine, EngineConfig, Event, Finding, Flushed, Format, Notify, PeerId, PeerIo,
+    Render, Shard, ShardCounts, Start, StateCounts, Status, Subscribe, SubscribeError, Written,
+    binary_message,
 };
 
 const SEEDS: u64 = 1_000;
 const STEPS: usize = 250;
 const EPOCH: Epoch = Epoch(77);
+/// When history began; publish times come after it.
+const BEGUN: u64 = 1_000;
 const TOPICS: [(&str, Class); 7] = [
     ("market_data.A", Class::Latest),
     ("market_data.B", Class::Latest),
@@ -141,11 +144,22 @@ impl Render for Words {
 
 type Positions = Vec<(Topic, Class, Sequence)>;
 
+/// What a client asked for.
+#[derive(Clone)]
+struct Asked {
+    filter: TopicFilter,
+    condition: Option<Condition>,
+    positions: Positions,
+    since: Option<u64>,
+}
+
 /// What the publishers know they published on one stream.
 #[derive(Default)]
 struct Published {
     /// Per sequence, from 1: the event, or `None` for a skip.
     events: Vec<Option<(Vec<u8>, Attributes)>>,
+    /// When they were published.
+    times: Vec<u64>,
 }
 
 /// What a client wanted from some point on.
@@ -199,13 +213,21 @@ struct Client {
     bytes: Vec<u8>,
     accounts: BTreeMap<u32, Account>,
     /// By request, what was asked for; by id, what was acknowledged.
-    requests: HashMap<u64, (TopicFilter, Option<Condition>, Positions)>,
+    requests: HashMap<u64, Asked>,
     subscriptions: BTreeMap<u32, Subscribed>,
     /// What the shard knows it wants, and since when.
     wants: BTreeMap<u32, (TopicFilter, Option<Condition>)>,
     regimes: Vec<Regime>,
     /// The subscription acknowledged last, and positions of its resume that no bind has named yet.
     resume: (u32, Positions),
+    /// The times that subscriptions are to begin with.
+    since: HashMap<u32, u64>,
+    /// Of each, streams of which something younger is not to come: it must be told that it is kept no more.
+    short: HashMap<u32, BTreeSet<u32>>,
+    /// Streams that it was told are not live, and how.
+    states: BTreeMap<u32, StreamState>,
+    /// The sequence it was told last how the stream was at.
+    state_heads: HashMap<u32, u64>,
     bracket: Option<Inside>,
     /// Live sequences a JSON peer has seen last.
     json: HashMap<u64, u64>,
@@ -216,6 +238,7 @@ struct Client {
     /// Sums of the server that were compared with its own.
     compared: u64,
     told_to_close: bool,
+    told_states: u64,
     /// An event was stolen from it: it must live to find out.
     robbed: bool,
 }
@@ -277,6 +300,10 @@ impl Client {
             wants: BTreeMap::new(),
             regimes: Vec::new(),
             resume: (0, Vec::new()),
+            since: HashMap::new(),
+            short: HashMap::new(),
+            states: BTreeMap::new(),
+            state_heads: HashMap::new(),
             bracket: None,
             json: HashMap::new(),
             conflated: 0,
@@ -284,6 +311,7 @@ impl Client {
             unsubscribed: false,
             compared: 0,
             told_to_close: false,
+            told_states: 0,
             robbed: false,
         }
     }
@@ -409,6 +437,7 @@ impl Client {
         match message {
             Message::Acknowledge(answer) if answer.status == SubscriptionStatus::UNSUBSCRIBED => {
                 self.subscriptions.remove(&answer.subscription);
+                self.short.remove(&answer.subscription);
                 self.unsubscribed = true;
                 if self.bracket.as_ref().is_some_and(|inside| inside.subscription == answer.subscription) {
                     self.bracket = None;
@@ -416,9 +445,17 @@ impl Client {
                 let wanted = &self.subscriptions;
                 self.accounts
                     .retain(|_, account| wanted.values().any(|known| known.filter.matches(&account.topic)));
+                let followed = &self.accounts;
+                self.states.retain(|stream, _| followed.contains_key(stream));
+                self.state_heads.retain(|stream, _| followed.contains_key(stream));
             }
             Message::Acknowledge(answer) => {
-                let (filter, condition, positions) = self.requests[&answer.request].clone();
+                let Asked { filter, condition, positions, since } = self.requests[&answer.request].clone();
+                self.short.remove(&answer.subscription);
+                match since {
+                    Some(since) => drop(self.since.insert(answer.subscription, since)),
+                    None => drop(self.since.remove(&answer.subscription)),
+                }
                 let (counts, is_clean) = (Counts::default(), true);
                 let new = Subscribed { filter, condition, counts, is_clean };
                 self.subscriptions.entry(answer.subscription).or_insert(new);
@@ -426,11 +463,42 @@ impl Client {
             }
             Message::Bind(bind) => {
                 for binding in bind.bindings {
-                    self.bind(bind.subscription, &binding);
+                    self.bind(bind.subscription, &binding, log);
+                }
+            }
+            Message::History(history) => {
+                assert!(self.bracket.is_none() && self.subscriptions.contains_key(&history.subscription));
+                assert_eq!(history.begun.0, BEGUN as i64);
+                for kept in history.short {
+                    let account = &self.accounts[&kept.stream];
+                    let published = &log.streams[&(account.topic.clone(), account.class)];
+                    if let Some(short) = self.short.get_mut(&history.subscription) {
+                        short.remove(&kept.stream);
+                    }
+                    if kept.oldest_time.0 > 0 {
+                        assert_eq!(published.times[kept.oldest as usize - 1], kept.oldest_time.0 as u64);
+                    }
+                }
+            }
+            Message::StreamStates(told) => {
+                for status in told.states {
+                    // Of a subscription that has ended since it was told.
+                    let Some(account) = self.accounts.get(&status.stream) else { continue };
+                    let head = log.streams[&(account.topic.clone(), account.class)].events.len() as u64;
+                    let before = self.state_heads.insert(status.stream, status.last_sequence).unwrap_or(0);
+                    assert!((before..=head).contains(&status.last_sequence), "{status:?} {before} {head}");
+                    if status.state == StreamState::LIVE {
+                        self.states.remove(&status.stream);
+                    } else {
+                        self.states.insert(status.stream, status.state);
+                    }
+                    self.told_states += 1;
                 }
             }
             Message::Begin(begin) => {
                 assert!(self.bracket.is_none());
+                let short = self.short.remove(&begin.subscription).unwrap_or_default();
+                assert!(short.is_empty(), "nobody said that history is short: {short:?}");
                 let snapshot = begin.bracket == tickcast_protocol::message::Bracket::SNAPSHOT;
                 self.bracket = Some(Inside {
                     subscription: begin.subscription,
@@ -474,7 +542,7 @@ impl Client {
         }
     }
 
-    fn bind(&mut self, subscription: u32, binding: &Binding) {
+    fn bind(&mut self, subscription: u32, binding: &Binding, log: &Log) {
         let own = self.subscriptions.get_mut(&subscription).expect("acknowledged before bound");
         let topic = Topic::parse(&binding.topic).unwrap();
         assert!(own.filter.matches(&topic));
@@ -487,6 +555,13 @@ impl Client {
             assert!(cursor >= known.cursor, "bound again, further back");
             own.is_clean &= (known.cursor, known.first) == (cursor, cursor + 1);
             return;
+        }
+        let since = self.since.get(&subscription).filter(|_| self.resume.0 == subscription);
+        if let Some(since) = since.copied() {
+            let times = &log.streams[&(topic.clone(), class)].times;
+            if times[..cursor as usize].iter().any(|time| *time >= since) {
+                self.short.entry(subscription).or_default().insert(binding.stream);
+            }
         }
         if let Some(position) = position {
             assert_eq!(cursor, position, "a resume goes on where it stopped");
@@ -555,6 +630,8 @@ struct World {
     clock: u64,
     resumed: u64,
     compared: u64,
+    told_states: u64,
+    since: u64,
 }
 
 /// What happened in a run, to see that the simulator reaches what it is for.
@@ -563,6 +640,8 @@ struct Reached {
     counts: ShardCounts,
     resumed: u64,
     compared: u64,
+    told_states: u64,
+    since: u64,
     robbed: bool,
 }
 
@@ -582,6 +661,7 @@ impl World {
             shards,
             turn_events: random.between(1, 40),
             lz4_min_bytes: random.between(30, 60),
+            begun: BEGUN,
         };
         let notifies = (0..shards).map(|_| Arc::new(|| {}) as Arc<dyn Notify>).collect();
         let (engine, shards) = Engine::new(config, EPOCH, BootId(1), Arc::new(Words), notifies);
@@ -593,10 +673,12 @@ impl World {
             log: Log::default(),
             left: Vec::new(),
             requests: 0,
-            now: 0,
+            now: BEGUN,
             clock: 0,
             resumed: 0,
             compared: 0,
+            told_states: 0,
+            since: 0,
         }
     }
 
@@ -606,7 +688,8 @@ impl World {
             // It goes back, as no clock should.
             self.clock = self.clock.saturating_sub(500);
         }
-        match self.random.below(28) {
+        match self.random.below(30) {
+            28 | 29 => self.find_states(),
             0..=7 => self.publish(),
             8 => self.skip(),
             9..=13 => self.run_shard(),
@@ -646,6 +729,7 @@ impl World {
             let receipt = self.engine.publish(event, self.now).unwrap();
             let published = self.log.streams.entry((topic, class)).or_default();
             published.events.push(Some((payload, attributes)));
+            published.times.push(receipt.publish_time);
             assert_eq!(receipt.sequence.0, published.events.len() as u64);
         }
     }
@@ -674,7 +758,24 @@ impl World {
         let receipt = self.engine.skip(&topic, class, count as u64, self.now).unwrap();
         let published = self.log.streams.entry((topic, class)).or_default();
         published.events.extend((0..count).map(|_| None));
+        published.times.extend((0..count).map(|_| receipt.publish_time));
         assert_eq!(receipt.sequence.0, published.events.len() as u64);
+    }
+
+    /// Somebody finds that streams are in some state; half of them by what has changed since.
+    fn find_states(&mut self) {
+        let mut findings = Vec::new();
+        for _ in 0..self.random.between(1, 5) {
+            let stream = StreamId(self.random.between(1, TOPICS.len() * 2) as u32);
+            let state = self.random.pick(&StateCounts::STATES);
+            let stale = self.random.one_in(4);
+            self.engine.look_at(&[stream], |stream, _, _, pulse| {
+                let head = pulse.head.saturating_sub(u64::from(stale));
+                let status = Status { state, since: 1, last_sequence: pulse.head, ..Status::live() };
+                findings.push(Finding { stream, head, status });
+            });
+        }
+        self.engine.tell(&findings);
     }
 
     fn shard_turn(&mut self) -> usize {
@@ -722,6 +823,8 @@ impl World {
         let fresh = client.requests.is_empty();
         let start = if !client.format.is_binary() {
             Start::Live
+        } else if self.random.one_in(5) {
+            Start::Since(self.now.saturating_sub(self.random.below(60) as u64))
         } else if !self.left.is_empty() && (fresh || self.random.one_in(4)) {
             let (left, condition, positions) = self.left.swap_remove(self.random.below(self.left.len()));
             filter = left;
@@ -740,12 +843,16 @@ impl World {
         match result {
             Ok(answer) => {
                 let client = &mut self.clients[at];
-                let (positions, resumed) = match start {
-                    Start::Resume { positions, .. } => (positions, true),
-                    _ => (Vec::new(), false),
+                let (positions, since, resumed) = match start {
+                    Start::Resume { positions, .. } => (positions, None, true),
+                    Start::Since(time) => (Vec::new(), Some(time), true),
+                    _ => (Vec::new(), None, false),
                 };
                 self.resumed += u64::from(!positions.is_empty());
-                client.requests.insert(self.requests, (filter.clone(), condition.clone(), positions));
+                self.since += u64::from(since.is_some());
+                let (filter, condition) = (filter.clone(), condition.clone());
+                let asked = Asked { filter: filter.clone(), condition: condition.clone(), positions, since };
+                client.requests.insert(self.requests, asked);
                 client.wants.insert(answer.subscription.0, (filter, condition));
                 self.note_regime(at, resumed.then_some(answer.subscription.0));
             }
@@ -854,6 +961,7 @@ impl World {
         assert_eq!(shard.peer_status(client.id), None);
         shard.detach(client.id);
         self.compared += client.compared;
+        self.told_states += client.told_states;
         if client.subscriptions.len() == 1 && client.wants.len() == 1 && client.resume.1.is_empty() {
             let (filter, condition) = client.wants.into_values().next().unwrap();
             let matching = client.accounts.into_values().filter(|account| filter.matches(&account.topic));
@@ -1010,9 +1118,30 @@ impl World {
                 }
             }
         }
+        self.check_states();
         for stream in self.engine.streams() {
             let published = &self.log.streams[&(stream.topic, stream.class)];
             assert_eq!(stream.head.0, published.events.len() as u64);
+        }
+    }
+
+    /// At rest everybody knows how their streams are, and the counts are those of the streams.
+    fn check_states(&self) {
+        let streams: Vec<StreamId> = (1..=self.engine.stream_count() as u32).map(StreamId).collect();
+        let mut found: BTreeMap<u8, u64> = BTreeMap::new();
+        self.engine.look_at(&streams, |stream, topic, _, pulse| {
+            let state = pulse.status.state;
+            *found.entry(state.0).or_default() += 1;
+            for client in self.clients.iter().filter(|client| client.format.is_binary()) {
+                if client.accounts.contains_key(&stream.0) {
+                    let told = client.states.get(&stream.0).copied().unwrap_or(StreamState::LIVE);
+                    assert_eq!(told, state, "{topic}: {client:?}", client = client.id);
+                }
+            }
+        });
+        for state in &StateCounts::STATES[1..] {
+            let counted = found.get(&state.0).copied().unwrap_or(0);
+            assert_eq!(self.engine.states().now(*state), counted);
         }
     }
 
@@ -1022,8 +1151,8 @@ impl World {
         while !self.clients.is_empty() {
             self.detach(0);
         }
-        let (resumed, compared) = (self.resumed, self.compared);
-        let mut reached = Reached { resumed, compared, robbed, ..Reached::default() };
+        let Self { resumed, compared, told_states, since, .. } = self;
+        let mut reached = Reached { resumed, compared, told_states, since, robbed, ..Reached::default() };
         let streams = self.engine.stream_count() as u32;
         for shard in &mut self.shards {
             shard.drop_histories(streams);
@@ -1113,11 +1242,14 @@ fn every_event_is_received_or_told_as_lost() {
         None => 0..number("TICKCAST_SIM_SEEDS").unwrap_or(SEEDS),
     };
     let (mut sum, mut resumed, mut compared) = (ShardCounts::default(), 0, 0);
+    let (mut told_states, mut since) = (0, 0);
     for seed in seeds.clone() {
         match catch_unwind(|| run(seed, Crime::None)) {
             Ok(reached) => {
                 resumed += reached.resumed;
                 compared += reached.compared;
+                told_states += reached.told_states;
+                since += reached.since;
                 sum = sum.plus(reached.counts);
             }
             Err(_) => panic!(
@@ -1126,7 +1258,7 @@ fn every_event_is_received_or_told_as_lost() {
         }
     }
     println!(
-        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} held, {} of them replaced, {} sums compared, {} resumed, {} closed, {} short writes, {} compressed",
+        "seeds {} to {}: {} deliveries, {} laps, {} repaired, {} conflated, {} gapped, {} held, {} of them replaced, {} sums compared, {} states told, {} resumed, {} from a time, {} closed, {} short writes, {} compressed",
         seeds.start,
         seeds.end - 1,
         sum.deliveries,
@@ -1137,7 +1269,9 @@ fn every_event_is_received_or_told_as_lost() {
         sum.held,
         sum.rated,
         compared,
+        told_states,
         resumed,
+        since,
         sum.closed_slow,
         sum.writes_short,
         sum.compressed
@@ -1156,6 +1290,8 @@ fn every_event_is_received_or_told_as_lost() {
             sum.held_early,
             sum.rated,
             compared,
+            told_states,
+            since,
         ];
         assert!(reached.iter().all(|count| *count > 0), "the simulator misses what it is for: {reached:?}");
     }

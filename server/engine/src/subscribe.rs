@@ -10,7 +10,8 @@ use std::fmt;
 
 use bytes::Bytes;
 use foldhash::fast::RandomState;
-use tickcast_protocol::message::{Begin, Bracket, End, Policy};
+use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::message::{Begin, Bracket, End, History, Kept, Policy};
 use tickcast_protocol::{Class, Epoch, Message, Sequence, StreamId, SubscriptionId, Topic, TopicFilter};
 
 use crate::bind::BIND_BYTES_MAX;
@@ -18,6 +19,7 @@ use crate::condition::Condition;
 use crate::event::Event;
 use crate::history::Recent;
 use crate::index::{FilterId, InterestId, Rate, Scope};
+use crate::ledger::Cause;
 use crate::outbox::Outbox;
 use crate::peer::{PeerId, Subscription};
 use crate::shard::Shard;
@@ -26,6 +28,8 @@ use crate::store::{EventRef, Store};
 /// Most bytes of snapshots and replays that may wait for one peer when it asks for another, and most bytes
 /// of events in one replay; what a replay has no room for is told as gone, the newest events come.
 pub const BRACKET_BYTES_MAX: usize = 1024 * 1024;
+/// Most streams in one frame about how far back history goes; about 5 KiB.
+const KEPT_MAX: usize = 256;
 
 /// What a peer asks for.
 #[derive(Clone, Debug)]
@@ -66,6 +70,8 @@ pub enum Start {
     Live,
     /// With the last value of every key of every stream.
     Snapshot,
+    /// With what was published at this time or later, in ns since the Unix epoch, as far as it is kept.
+    Since(u64),
     /// After the positions given.
     Resume {
         /// The epoch they belong to.
@@ -134,12 +140,19 @@ struct Matched {
     stream: StreamId,
     /// The sequence before the first one that counts: the stream's head, if the peer gets it already.
     position: u64,
+    /// Some of what was asked for by time is kept no more.
+    forgot: bool,
+}
+
+/// True when a replay begins with what is kept no more.
+fn is_gone(entries: &[Recent]) -> bool {
+    matches!(entries.first(), Some(Recent::Gap(loss)) if loss.cause == Cause::HistoryGone)
 }
 
 impl Shard {
     /// Subscribes a peer. What it gets, in this order: the acknowledgement, the binds of all matching
-    /// streams with the sequence each counts from, the snapshot or replay between begin and end, and
-    /// then live events. Subscribing twice with the same filter and condition is success: policy and
+    /// streams with the sequence each counts from, how those are that are not live, the snapshot or replay
+    /// between begin and end, and then live events. Subscribing twice with the same filter and condition is success: policy and
     /// interval are the new ones, the id the old one.
     ///
     /// A resume from a position that this shard has not reached, but another has, first distributes what is
@@ -199,11 +212,12 @@ impl Shard {
                 }
                 self.push_bracket(index, subscription, Bracket::SNAPSHOT, past);
             }
-            Start::Resume { .. } => {
+            Start::Resume { .. } | Start::Since(_) => {
                 let known = |id| self.index.stream(id).expect("a matched stream is known");
                 // The strictest classes first, as long as the budget lasts.
                 matched.sort_by_key(|matched| Reverse(known(matched.stream).class));
                 let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
+                let mut gone = Vec::new();
                 for matched in &matched {
                     let stream = known(matched.stream);
                     let (position, head) = (matched.position, stream.head);
@@ -211,11 +225,17 @@ impl Shard {
                     if let Some(bound) = since.short {
                         self.stats.history_short(bound);
                     }
+                    if matched.forgot || is_gone(&since.entries) {
+                        gone.push(matched.stream);
+                    }
                     past.extend(since.entries.into_iter().map(|entry| (matched.stream, entry)));
                 }
+                let predates = matches!(start, Start::Since(time) if time < self.begun);
+                self.push_history(index, subscription, predates, &gone);
                 self.push_bracket(index, subscription, Bracket::REPLAY, past);
             }
         }
+        self.owe_states(index, matched.iter().map(|matched| matched.stream));
         self.mark_dirty(index);
         Ok(subscribed)
     }
@@ -473,18 +493,46 @@ impl Shard {
         streams.sort_unstable();
         let matched = streams.into_iter().map(|id| {
             let stream = self.index.stream(id).expect("a matched stream is known");
-            let position = match start {
+            let (position, forgot) = match start {
                 Start::Resume { positions, .. } if !peer.gets(id, &self.index) => {
                     let named = |(topic, class, _): &&(Topic, Class, Sequence)| {
                         *topic == stream.topic && *class == stream.class
                     };
-                    positions.iter().find(named).map_or(0, |(_, _, sequence)| sequence.0)
+                    let named = positions.iter().find(named);
+                    (named.map_or(0, |(_, _, sequence)| sequence.0), false)
                 }
-                _ => stream.head,
+                Start::Since(time) if !peer.gets(id, &self.index) => {
+                    stream.history.before(*time, stream.head, &self.store)
+                }
+                _ => (stream.head, false),
             };
-            Matched { stream: id, position }
+            Matched { stream: id, position, forgot }
         });
         matched.collect()
+    }
+
+    /// Queues how far back the streams' histories go, if that is not as far as was asked for: of `gone`, and
+    /// of all when the time asked for lies before the epoch.
+    fn push_history(&mut self, index: u32, subscription: SubscriptionId, predates: bool, gone: &[StreamId]) {
+        let format = self.peers.member(index).format;
+        let kept = |id: &StreamId| {
+            let stream = self.index.stream(*id).expect("a matched stream is known");
+            let oldest = stream.history.oldest_event(&self.store);
+            let (oldest, time) = oldest.unwrap_or((stream.head + 1, 0));
+            Kept { stream: id.0, oldest, oldest_time: Timestamp(time as i64) }
+        };
+        let mut parts: Vec<Vec<Kept>> =
+            gone.chunks(KEPT_MAX).map(|part| part.iter().map(kept).collect()).collect();
+        if parts.is_empty() && predates {
+            parts.push(Vec::new());
+        }
+        let begun = Timestamp(self.begun as i64);
+        for short in parts {
+            let message = Message::History(History { subscription: subscription.0, begun, short });
+            if let Some(bytes) = self.render.control(&message, None, format) {
+                self.peers.member(index).queue().outbox.push_word(subscription, None, bytes);
+            }
+        }
     }
 
     /// Queues begin, what it brackets, and end, in one piece. The references are the outbox's then.

@@ -357,7 +357,7 @@ fn resume_goes_on_after_the_position_and_names_what_is_gone() {
     bench.run();
     assert_eq!(
         bench.net.heard(peer),
-        "pong0 bind1(1=market_data.A@2,2=market_data.B@1) begin1(5) \
+        "pong0 bind1(1=market_data.A@2,2=market_data.B@1) history begin1(5) \
          n1:1:2-3c0g2(history_gone) e1:4 e1:5 e1:6 e2:1 e2:2 end1 e1:7"
     );
 }
@@ -383,7 +383,7 @@ fn replay_is_bounded_and_keeps_the_newest_of_the_strictest_class() {
     let heard = bench.net.heard(peer);
     assert_eq!(
         heard,
-        "pong0 bind1(1=market_data.A@1,2=alert.A@1) begin1(17) \
+        "pong0 bind1(1=market_data.A@1,2=alert.A@1) history begin1(17) \
          e2:1 e2:2 e2:3 e2:4 e2:5 e2:6 e2:7 e2:8 e2:9 e2:10 e2:11 e2:12 e2:13 e2:14 e2:15 \
          n1:1:1-13c0g13(history_gone) e1:14 e1:15 end1"
     );

@@ -32,13 +32,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use client::{Client, Left, Random, Stream, attributes, condition, payload};
 use tickcast_engine::{
-    Delivery, Engine, EngineConfig, Event, Flushed, Format, Incoming, Notify, PeerId, PeerIo, Render, Shard,
-    ShardCounts, Start, Subscribe, Written, binary_message,
+    Delivery, Engine, EngineConfig, Event, Finding, Flushed, Format, Incoming, Notify, PeerId, PeerIo,
+    Render, Shard, ShardCounts, Start, StateCounts, Status, Subscribe, Written, binary_message,
 };
 use tickcast_protocol::frame::websocket_head;
 use tickcast_protocol::message::Policy;
 use tickcast_protocol::registry::{self, Facts};
-use tickcast_protocol::{BootId, CloseCode, Epoch, Message, Topic, TopicFilter};
+use tickcast_protocol::{BootId, CloseCode, Epoch, Message, StreamId, Topic, TopicFilter};
 
 /// Rounds unless the environment says otherwise: two to four seconds of two cores in the dev profile.
 const ROUNDS: u64 = 6;
@@ -125,6 +125,18 @@ impl World {
         assert!(owner.is_none() || sequence == number, "{topic}: {sequence}, not {number}");
     }
 
+    /// Somebody finds that streams are in some state, while others publish to them.
+    fn find_states(&self, random: &mut Random) {
+        let stream = StreamId(random.between(1, self.streams.len()) as u32);
+        let state = random.pick(&StateCounts::STATES);
+        let mut found = Vec::new();
+        self.engine.look_at(&[stream], |stream, _, _, pulse| {
+            let status = Status { state, last_sequence: pulse.head, ..Status::live() };
+            found.push(Finding { stream, head: pulse.head, status });
+        });
+        self.engine.tell(&found);
+    }
+
     /// One publisher's part until the next checkpoint: bursts, of which some are longer than the ring.
     fn publish_many(&self, publisher: usize, random: &mut Random) {
         let mut left = EVENTS;
@@ -138,6 +150,9 @@ impl World {
             }
             if quietly {
                 self.engine.wake();
+            }
+            if random.one_in(3) {
+                self.find_states(random);
             }
             match random.below(4) {
                 0 => self.wait_for_rest(),
@@ -403,6 +418,10 @@ impl Runner {
         let heads = self.world.engine.streams();
         for (peer, client) in &self.net.clients {
             client.settle(&self.shard.peer_status(*peer).unwrap(), &heads);
+            let streams: Vec<StreamId> = client.bound().collect();
+            self.world.engine.look_at(&streams, |stream, topic, _, pulse| {
+                assert_eq!(client.state(stream.0), pulse.status.state, "{topic}");
+            });
         }
         self.net.open = false;
     }

@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use clap::Args;
 use tickcast_client::{
-    Client, ClientEvent, ClientOptions, ClientState, Critical, Data, GapReason, SubscribeOptions, text,
+    Client, ClientEvent, ClientOptions, ClientState, Critical, Data, GapReason, Kept, SubscribeOptions, text,
 };
 use tickcast_compat::Stamp;
 use tickcast_compat::native::native_encode;
-use tickcast_protocol::message::{Policy, Start, View};
+use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::message::{Policy, Start, StreamState, View};
 use tickcast_protocol::predicate::PredicateError;
 use tickcast_protocol::{Class, DecodeError, Predicate};
 use tokio::time::{Instant, interval, sleep_until};
 
 use super::identity::IdentityArgs;
 use super::{Connect, EXIT_CONNECT, EXIT_FAILURE, EXIT_INTERRUPTED, block_on};
+use crate::clock;
 use crate::config::parse_duration;
 use crate::session::binary::MAX_HZ;
 
@@ -63,8 +65,32 @@ pub(super) struct Sub {
     #[arg(long)]
     stats: bool,
     /// Begin with the last value of each key
-    #[arg(long)]
+    #[arg(long, conflicts_with = "since")]
     snapshot: bool,
+    /// Begin with what was published since: a time ago, such as 5m, or a time, such as 2026-01-31T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_since)]
+    since: Option<FromTime>,
+}
+
+/// Where in the past to begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FromTime {
+    /// So long ago.
+    Ago(Duration),
+    /// At this time, in ns since the Unix epoch.
+    At(u64),
+}
+
+impl FromTime {
+    fn unix_nanos(self) -> u64 {
+        match self {
+            Self::Ago(time) => {
+                let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+                clock::unix_nanos().saturating_sub(nanos)
+            }
+            Self::At(time) => time,
+        }
+    }
 }
 
 /// What was seen of one topic.
@@ -77,6 +103,8 @@ struct Row {
     gapped: u64,
     conflated: u64,
     stale: bool,
+    /// As the server says.
+    state: StreamState,
 }
 
 /// What was seen of everything.
@@ -123,7 +151,9 @@ impl Sub {
             }
         };
         let (policy, max_hz) = (self.policy, self.max_hz.unwrap_or(0.0));
-        let options = SubscribeOptions { start, policy, predicate, max_hz, ..SubscribeOptions::default() };
+        let since = self.since.map(FromTime::unix_nanos);
+        let options =
+            SubscribeOptions { start, since, policy, predicate, max_hz, ..SubscribeOptions::default() };
         let mut subscription = match client.subscribe(&self.pattern, options).await {
             Ok(subscription) => subscription,
             Err(error) => {
@@ -281,6 +311,14 @@ impl Sub {
                         eprintln!("gap: {gap}");
                     }
                 }
+                ClientEvent::Stream(change) => {
+                    let state = change.status.state;
+                    if !self.stats {
+                        eprintln!("{}: {change}", state.name());
+                    }
+                    seen.rows.entry(change.topic.to_string()).or_default().state = state;
+                }
+                ClientEvent::HistoryShort { begun, short, .. } => print_short(begun, &short),
                 ClientEvent::Stale { topic, age_ns, .. } => {
                     let topic = topic.map_or_else(|| self.pattern.clone(), |topic| topic.to_string());
                     if !self.stats {
@@ -303,6 +341,25 @@ impl Sub {
     }
 }
 
+/// How far back history goes, when that is not as far as was asked for.
+fn print_short(begun: u64, short: &[Kept]) {
+    let time = |ns: u64| Timestamp(i64::try_from(ns).unwrap_or(i64::MAX));
+    if short.is_empty() {
+        eprintln!("history: nothing is kept from before {}", time(begun));
+    }
+    for kept in short.iter().take(ROWS_MAX) {
+        let Kept { topic, oldest, oldest_time, .. } = kept;
+        if *oldest_time == 0 {
+            eprintln!("history: {topic} is not kept");
+        } else {
+            eprintln!("history: {topic} is kept from seq {oldest} on, at {}", time(*oldest_time));
+        }
+    }
+    if let Some(more) = short.len().checked_sub(ROWS_MAX).filter(|more| *more > 0) {
+        eprintln!("history: … and {more} more streams");
+    }
+}
+
 /// A text as a predicate quotes it.
 fn quote(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
@@ -319,6 +376,15 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     } else {
         Err(format!("{} to {} is allowed", MAX_HZ.start(), MAX_HZ.end()))
     }
+}
+
+fn parse_since(text: &str) -> Result<FromTime, String> {
+    if let Some(time) = Timestamp::parse(text).filter(|_| text.contains(['-', ':'])) {
+        return u64::try_from(time.0).map(FromTime::At).map_err(|_| "a time since 1970 is wanted".to_owned());
+    }
+    parse_duration(text)
+        .map(FromTime::Ago)
+        .map_err(|error| format!("{error}; or a time such as 2026-01-31T12:00:00Z"))
 }
 
 fn parse_policy(text: &str) -> Result<Policy, String> {
@@ -390,7 +456,12 @@ impl Seen {
                 row.age_ns as f64 / 1e6,
                 row.gapped,
                 row.conflated,
-                if row.stale { "stale" } else { "live" },
+                match row.state {
+                    // An entry of our own counts as live.
+                    StreamState(0) | StreamState::LIVE if row.stale => "stale",
+                    StreamState(0) => "live",
+                    state => state.name(),
+                },
             );
         }
         self.rows.values_mut().for_each(|row| row.since_last = 0);

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tickcast_protocol::TopicFilter;
+
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::keys::{Config, KEYS, Key};
-use super::kind::{Kind, Value};
+use super::kind::{Interval, Kind, Value};
 use super::settings::{Raw, Settings};
-use super::units::{parse_duration, parse_size};
+use super::units::{display_duration, parse_duration, parse_size};
 
 /// What a key is set to, and where.
 #[derive(Debug, Clone)]
@@ -121,6 +123,10 @@ impl Kind {
             }
             (Self::Path, Raw::Text(path)) if path.is_empty() || path.contains('\0') => wrong("is no path"),
             (Self::Path, Raw::Text(path)) => Ok(Value::Path(path.clone())),
+            (Self::Intervals { min, max }, Raw::List(items)) => {
+                let intervals = items.iter().map(|item| interval_of(item, *min, *max));
+                intervals.collect::<Result<_, _>>().map(Value::Intervals)
+            }
             _ => wrong("is not of the type this key takes"),
         }
     }
@@ -155,6 +161,26 @@ fn origin_of(item: &Raw) -> Result<String, String> {
              such as \"https://desk.example.com\""
         )),
     }
+}
+
+/// A topic filter and a duration within bounds.
+fn interval_of(item: &Raw, min: Duration, max: Duration) -> Result<Interval, String> {
+    let parts = match item {
+        Raw::Text(text) => text.split_once('='),
+        _ => None,
+    };
+    let Some((filter, every)) = parts else {
+        return Err(format!(
+            "has {item}, which is no pattern with a duration: write them as \"market_data.*=2s\""
+        ));
+    };
+    let filter = TopicFilter::parse(filter.trim()).map_err(|error| format!("has {item}: {error}"))?;
+    let every = parse_duration(every.trim()).map_err(|error| format!("has {item}: {error}"))?;
+    if (min..=max).contains(&every) {
+        return Ok(Interval { filter, every });
+    }
+    let (min, max) = (display_duration(min), display_duration(max));
+    Err(format!("has {item}, whose duration is not from \"{min}\" to \"{max}\""))
 }
 
 /// Keys that must not contradict each other. A pair of which one is wrong by itself is left alone.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::check::Effective;
-use super::kind::{Field, Kind, Value};
+use super::kind::{Field, Interval, Kind, Value};
 
 // Durations in the table are in milliseconds, sizes in bytes.
 const SECOND: u64 = 1000;
@@ -364,10 +364,25 @@ keys! {
 
     /// When a source of events counts as unwell.
     health: Health {
-        /// Time without an event until a stream is announced as stale.
+        /// Time without an event until the streams of a type are announced as stale, and until a suspect stream
+        /// is, unless five of its intervals are less.
         stale_after: Duration = "300s", duration(100, 24 * HOUR);
         /// Errors in a row until a source is announced as unhealthy.
         errors: usize = 10, count(1, 100_000);
+    }
+
+    /// When a stream counts as quiet: its subscribers are told, unless its source says that nothing is missing.
+    streams: Streams {
+        /// Longest time between two events of the streams that a pattern names, while all is well; the first
+        /// pattern that matches counts. A publisher may set it for streams that no pattern names.
+        #[cost("a look at each such stream and interval.")]
+        intervals: Vec<Interval> = [], Kind::Intervals {
+            min: Duration::from_millis(100), max: Duration::from_millis(24 * HOUR)
+        };
+        /// Whether the interval of other streams is learned: five times the median pause, at least 2s, after
+        /// eight events that lie 100ms apart. Only of class latest: a quiet alert is not a stale one.
+        #[cost("a look at each such stream and interval.")]
+        learn: bool = true, Kind::Flag;
     }
 
     /// How JSON is spoken.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tickcast_protocol::TopicFilter;
+
 use super::units::{display_duration, display_size};
 
 /// What may be written for a key.
@@ -52,6 +54,28 @@ pub enum Kind {
     Origins,
     /// A path on this machine.
     Path,
+    /// A list of topic filters, each with a time.
+    Intervals {
+        /// The least.
+        min: Duration,
+        /// The most.
+        max: Duration,
+    },
+}
+
+/// The longest time between two events of the streams that a filter matches, while all is well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval {
+    /// Which streams.
+    pub filter: TopicFilter,
+    /// How often at least.
+    pub every: Duration,
+}
+
+impl fmt::Display for Interval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.filter.as_str(), display_duration(self.every))
+    }
 }
 
 /// What one may write, as a phrase that follows "write".
@@ -85,6 +109,13 @@ impl fmt::Display for Kind {
             }
             Self::Path => f.write_str(r#"a path, such as "/var/lib/tickcast""#),
             Self::Origins => f.write_str(r#"a list of origins, such as ["https://desk.example.com"]"#),
+            Self::Intervals { min, max } => {
+                let (min, max) = (display_duration(*min), display_duration(*max));
+                write!(
+                    f,
+                    r#"a list of patterns with a duration from "{min}" to "{max}", such as ["market_data.*=2s"]"#
+                )
+            }
         }
     }
 }
@@ -100,6 +131,7 @@ pub(super) enum Value {
     Name(&'static str),
     Origins(Vec<String>),
     Path(String),
+    Intervals(Vec<Interval>),
 }
 
 impl fmt::Display for Value {
@@ -114,6 +146,11 @@ impl fmt::Display for Value {
             Self::Path(path) => write!(f, "{}", toml::Value::from(path.as_str())),
             // Checked origins are plain ASCII, so Rust's list of strings is TOML's.
             Self::Origins(origins) => write!(f, "{origins:?}"),
+            // So are topic filters.
+            Self::Intervals(intervals) => {
+                let texts: Vec<String> = intervals.iter().map(Interval::to_string).collect();
+                write!(f, "{texts:?}")
+            }
         }
     }
 }
@@ -142,4 +179,5 @@ fields! {
     Duration: Value::Duration(duration) => Some(*duration);
     String: Value::Path(path) => Some(path.clone());
     Vec<String>: Value::Origins(origins) => Some(origins.clone());
+    Vec<Interval>: Value::Intervals(intervals) => Some(intervals.clone());
 }

@@ -33,9 +33,9 @@ pub use budget::{Budget, BudgetLine, DESCRIPTOR_RESERVE, Host, SHARD_SCRATCH_BYT
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use keys::{
     Alerts, Config, Demo, Health, Heartbeat, History, Json, JsonCase, KEYS, Key, Limits, Log, LogFormat,
-    LogLevel, Metrics, MinDurability, Outbox, Publish, Ring, Sends, Server, WsDialect,
+    LogLevel, Metrics, MinDurability, Outbox, Publish, Ring, Sends, Server, Streams, WsDialect,
 };
-pub use kind::Kind;
+pub use kind::{Interval, Kind};
 pub use settings::Settings;
 pub use text::template;
 pub use units::{UnitError, display_duration, display_size, parse_duration, parse_size};

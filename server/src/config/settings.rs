@@ -198,7 +198,7 @@ fn plain(kind: Kind, text: &str) -> Raw {
         Kind::Count { .. } | Kind::PowerOfTwo { .. } => {
             text.replace('_', "").parse().map_or_else(|_| as_text(), Raw::Integer)
         }
-        Kind::Origins => {
+        Kind::Origins | Kind::Intervals { .. } => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Raw::List(items.map(|item| Raw::Text(item.to_owned())).collect())
         }

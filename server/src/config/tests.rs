@@ -305,13 +305,38 @@ fn every_kind_refuses_every_other_kind_of_value() {
         for value in values {
             let fits = match key.kind {
                 Kind::Flag => value == "true",
-                Kind::Origins => value == "[]",
+                Kind::Origins | Kind::Intervals { .. } => value == "[]",
                 _ => false,
             };
             let outcome = from_toml(&format!("{} = {value}", key.name));
             assert_eq!(outcome.is_ok(), fits, "{} = {value}", key.name);
         }
     }
+}
+
+#[test]
+fn intervals_are_patterns_with_a_duration() {
+    let intervals = |text: &str| {
+        let toml = format!("streams.intervals = [\"{text}\"]");
+        from_toml(&toml).map(|config| config.streams.intervals).map_err(|error| error.to_string())
+    };
+    let read = intervals("market_data.*=2s").unwrap();
+    assert_eq!((read.len(), read[0].to_string()), (1, "market_data.*=2s".to_owned()));
+    assert_eq!(read[0].every, Duration::from_secs(2));
+    for (wrong, why) in [
+        ("market_data.*", "no pattern with a duration"),
+        ("no_such_type.*=2s", "no_such_type"),
+        ("market_data.*=2", "2"),
+        ("market_data.*=50ms", "from \"100ms\" to \"24h\""),
+    ] {
+        let said = intervals(wrong).unwrap_err();
+        assert!(said.contains("streams.intervals") && said.contains(why), "{said}");
+    }
+    // In the environment, as in a flag, they are separated by commas; what is shown is read again.
+    let config = from_flags(&[("streams.intervals", "bar.1m.*=90s, market_data.A=100ms")]).unwrap();
+    let shown = config.show(false);
+    assert!(shown.contains("intervals = [\"bar.1m.*=90s\", \"market_data.A=100ms\"]"), "{shown}");
+    assert_eq!(from_toml(&shown).unwrap().streams.intervals, config.streams.intervals);
 }
 
 #[test]

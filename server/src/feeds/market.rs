@@ -11,7 +11,7 @@
 //! twenty messages a second it takes longer than ten.
 //!
 //! Each minute has two disturbances, so that what clients show for them is seen without breaking
-//! anything: one symbol goes mute for eight seconds (nobody says so; its age tells), and one quote
+//! anything: one symbol goes mute for eight seconds (nobody says so; its quotes get suspect), and one quote
 //! stream loses a few events on its way here (which [`Action::Skip`] says). [`Market::disturbance`]
 //! tells when and which.
 #![forbid(unsafe_code)]

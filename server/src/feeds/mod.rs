@@ -19,7 +19,7 @@ pub mod run;
 use tickcast_protocol::{Message, Topic};
 
 pub use self::csv::{Merged, OpenError, Reader, Row, RowError};
-pub use self::market::{Action, Market, MarketConfig, Step};
+pub use self::market::{Action, Disturbance, Market, MarketConfig, Step};
 pub use self::pace::{Pace, Speed, SpeedError};
 
 /// Where a feed's messages go.

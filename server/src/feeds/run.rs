@@ -8,18 +8,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use tickcast_protocol::{Message, Topic};
+use tickcast_engine::Engine;
+use tickcast_protocol::message::{MarketData, SourceStatus};
+use tickcast_protocol::{Message, StreamId, Topic};
 
-use super::{Action, Market, MarketConfig, Merged, Pace, Publish, Speed};
+use super::{Action, Disturbance, Market, MarketConfig, Merged, Pace, Publish, Speed};
 use crate::clock;
 use crate::health::{Group, HealthMonitor};
-use crate::ingest::{Ingest, Later, Source, Wishes};
+use crate::ingest::{Accepted, Ingest, Later, Published, Source, Wishes};
 use crate::metrics::Metrics;
+use crate::states::SourceHandle;
 
 /// Longest sleep between looks at the order to stop.
 const NAP: Duration = Duration::from_millis(50);
 /// The demo's place among the feeds whose health is watched.
 const DEMO: Group = Group::Feed(0);
+/// The demo draws its disturbances anew each minute.
+const MINUTE_NS: i64 = 60_000_000_000;
 /// How far the slowest shard may be behind before a replay waits for it.
 pub const LAG_MAX: u64 = 1_024;
 /// Events in outboxes before a replay waits for the readers, as long as they read.
@@ -69,7 +74,8 @@ impl FeedSpec {
             Self::Demo(_) => "feed-demo",
             Self::Replay { .. } => "feed-replay",
         };
-        let mut desk = FeedDesk { ingest: ingest.clone(), metrics: metrics.clone(), name };
+        let source = ingest.states().source(matches!(self, Self::Replay { .. }));
+        let mut desk = FeedDesk { ingest: ingest.clone(), metrics: metrics.clone(), name, source };
         let (stopped, finished, health) = (stop.clone(), done.clone(), health.clone());
         let thread = Builder::new().name(name.into()).spawn(move || {
             match self {
@@ -104,6 +110,7 @@ struct FeedDesk {
     ingest: Arc<Ingest>,
     metrics: Arc<Metrics>,
     name: &'static str,
+    source: SourceHandle,
 }
 
 fn failed(metrics: &Metrics, feed: &'static str, error: &str) {
@@ -128,10 +135,14 @@ impl Publish for FeedDesk {
             })
         };
         let published = self.ingest.publish_message(Source::Feed, message, wishes, later);
-        published.map(drop).map_err(|refusal| {
+        let published = published.map_err(|refusal| {
             failed(&self.metrics, self.name, &refusal.message);
             refusal.message
-        })
+        })?;
+        if let Published::Now(Accepted { stream: Some(stream), .. }) = published {
+            self.source.published(stream);
+        }
+        Ok(())
     }
 
     fn skip(&mut self, topic: &Topic, count: u64) -> Result<(), String> {
@@ -143,8 +154,11 @@ impl Publish for FeedDesk {
     }
 }
 
-fn demo(config: MarketConfig, desk: &mut dyn Publish, health: &HealthMonitor, stop: &AtomicBool) {
-    let mut market = Market::new(config, now());
+fn demo(config: MarketConfig, desk: &mut FeedDesk, health: &HealthMonitor, stop: &AtomicBool) {
+    let start = now();
+    let mut market = Market::new(config, start);
+    // Where the quotes of the mute symbol come from, of which nobody can say what is missing.
+    let mut unheard = desk.ingest.states().source(false);
     while !stop.load(Ordering::Acquire) {
         let step = market.step(now());
         if step.left_out > 0 {
@@ -161,8 +175,21 @@ fn demo(config: MarketConfig, desk: &mut dyn Publish, health: &HealthMonitor, st
             };
         }
         health.record_update(DEMO, clock::unix_nanos());
+        if let Some(stream) = mute_stream(&market, start, now(), desk.ingest.engine()) {
+            unheard.published(stream);
+        }
+        desk.source.vouch(desk.ingest.now());
         sleep_until(market.next_due());
     }
+}
+
+/// The quotes of the symbol that is mute at present.
+fn mute_stream(market: &Market, start: i64, now: i64, engine: &Engine) -> Option<StreamId> {
+    let minute = u64::try_from(now.saturating_sub(start) / MINUTE_NS).unwrap_or(0);
+    let Disturbance { mute, mute_from, mute_until, .. } = market.disturbance(minute);
+    let name = market.symbols().nth(mute.filter(|_| (mute_from..mute_until).contains(&now))?)?;
+    let topic = Topic::of(&MarketData::INFO, name).ok()?;
+    engine.stream_of(&topic, MarketData::INFO.class)
 }
 
 fn replay(files: Vec<PathBuf>, speed: Speed, wait_for: u64, desk: &mut FeedDesk, stop: &AtomicBool) {
@@ -200,6 +227,10 @@ fn replay(files: Vec<PathBuf>, speed: Speed, wait_for: u64, desk: &mut FeedDesk,
         (rows.readers().iter().map(|reader| reader.out_of_order()).sum::<u64>(), pace.moves());
     for reader in rows.readers().iter().filter(|reader| !reader.ignored_columns().is_empty()) {
         tracing::warn!(file = reader.name(), columns = ?reader.ignored_columns(), "columns that were not read");
+    }
+    // Nothing more will come of these.
+    if let Err(refusal) = desk.source.say(SourceStatus::CLOSED, &[], 0, desk.ingest.now()) {
+        tracing::warn!(error = refusal.message, "the end of the replay could not be told");
     }
     tracing::info!(published, out_of_order, moves, "the replay is complete");
 }

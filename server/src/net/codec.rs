@@ -68,8 +68,12 @@ pub fn control(message: &Message, topic: Option<&Topic>, format: Format, now: u6
     if format.is_binary() {
         return Some(binary_message(message));
     }
-    let Message::Notice(notice) = message else { return None };
-    let topic = topic.map_or("", Topic::as_str);
-    let text = d1::notice(notice, topic, case_of(format), now as i64)?;
+    let (topic, case) = (topic.map_or("", Topic::as_str), case_of(format));
+    let text = match message {
+        Message::Notice(notice) => d1::notice(notice, topic, case, now as i64)?,
+        // One at a time: each is about a topic.
+        Message::StreamStates(told) => d1::stream_state(told.states.first()?, topic, case, now as i64)?,
+        _ => return None,
+    };
     Some(websocket::message(OpCode::Text, &text))
 }

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use fastwebsockets::OpCode;
 use tickcast_engine::{Condition, Delivery, Flushed, Format, PeerId, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::message::{Message, Notice, NoticeKind, Reason};
-use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
+use tickcast_protocol::message::{Message, Notice, NoticeKind, Reason, SourceStatus};
+use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, Topic, TopicFilter};
 use tokio::net::TcpStream;
 use tokio::task;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -30,6 +30,7 @@ use crate::auth::{Denied, Principal};
 use crate::config::JsonCase;
 use crate::ingest::{Later, Published, Refusal, Source, Wishes};
 use crate::session::{Acknowledge, BinarySession, D1Session, Desk, Postbox, Session};
+use crate::states::SourceHandle;
 
 /// Bytes read at once, after which others have their turn: some 500 publishes of 128 bytes. What is read
 /// together is delivered together, and messages that share a send cost a fraction of one each, so a busy
@@ -74,6 +75,8 @@ pub struct Connection {
     inbound: Inbound,
     bucket: Bucket,
     is_publisher: bool,
+    /// What a publisher publishes as.
+    source: Option<Box<SourceHandle>>,
     opened: Instant,
     last_read: Instant,
     next_heartbeat: Instant,
@@ -117,6 +120,7 @@ impl Connection {
             inbound,
             bucket,
             is_publisher: false,
+            source: None,
             opened: now,
             last_read: now,
             next_heartbeat: cell.beat_after(now + first_beat),
@@ -285,7 +289,7 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        let Self { inbound, session, cell, peer, bucket, is_publisher, .. } = self;
+        let Self { inbound, session, cell, peer, bucket, is_publisher, source, .. } = self;
         let (mut theirs, mut ended) = (None, false);
         let fed = inbound.feed(bytes, |inbound, received| {
             ended |= !matches!(received, Received::Ping(_) | Received::Pong);
@@ -294,7 +298,7 @@ impl Connection {
                 return Ok(());
             }
             let was_publisher = *is_publisher;
-            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, overflow: false, acknowledged: 0 };
+            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 };
             if !was_publisher && !matches!(received, Received::Close(_)) {
                 bucket.take(session, &mut desk)?;
             }
@@ -325,16 +329,16 @@ impl Connection {
     }
 
     fn with_desk(&mut self, act: impl FnOnce(&mut Session, &mut dyn Desk)) {
-        let Self { session, cell, peer, is_publisher, .. } = self;
-        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, overflow: false, acknowledged: 0 });
+        let Self { session, cell, peer, is_publisher, source, .. } = self;
+        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 });
     }
 
     fn try_with_desk(
         &mut self,
         act: impl FnOnce(&mut Session, &mut dyn Desk) -> Result<(), CloseReason>,
     ) -> Result<(), End> {
-        let Self { session, cell, peer, is_publisher, .. } = self;
-        let mut desk = PeerDesk { cell, peer: *peer, is_publisher, overflow: false, acknowledged: 0 };
+        let Self { session, cell, peer, is_publisher, source, .. } = self;
+        let mut desk = PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 };
         act(session, &mut desk).map_err(End::Ours)?;
         if desk.overflow { Err(End::Ours(UNREAD)) } else { Ok(()) }
     }
@@ -548,6 +552,7 @@ struct PeerDesk<'a> {
     cell: &'a Rc<Cell>,
     peer: PeerId,
     is_publisher: &'a mut bool,
+    source: &'a mut Option<Box<SourceHandle>>,
     overflow: bool,
     /// Messages that the peer acknowledged just now.
     acknowledged: usize,
@@ -614,7 +619,11 @@ impl Desk for PeerDesk<'_> {
                 }
             })
         };
-        self.cell.shared.ingest.publish_frame(Source::Socket, frame, wishes, later)
+        let published = self.cell.shared.ingest.publish_frame(Source::Socket, frame, wishes, later);
+        if let (Ok(Published::Now(accepted)), Some(source)) = (&published, &mut *self.source) {
+            accepted.stream.into_iter().for_each(|stream| source.published(stream));
+        }
+        published
     }
 
     fn alerts(&self) -> Option<Arc<Alerts>> {
@@ -640,6 +649,18 @@ impl Desk for PeerDesk<'_> {
         self.acknowledged += messages;
     }
 
+    fn vouch(&mut self, status: SourceStatus, topics: &[Topic], interval_ms: u32) -> Result<(), Refusal> {
+        let now = self.now();
+        match &*self.source {
+            Some(source) => source.say(status, topics, interval_ms, now),
+            None => Ok(()),
+        }
+    }
+
+    fn begun(&self) -> u64 {
+        self.cell.shard.borrow().begun()
+    }
+
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal> {
         self.cell.shared.ingest.skip(topic, count).map(drop)
     }
@@ -654,6 +675,8 @@ impl Desk for PeerDesk<'_> {
 
     fn accept_publisher(&mut self) {
         *self.is_publisher = true;
+        let states = self.cell.shared.ingest.states();
+        self.source.get_or_insert_with(|| Box::new(states.source(false)));
     }
 
     fn say(&mut self, message: Bytes) {

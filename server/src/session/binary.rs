@@ -10,7 +10,8 @@ use tickcast_protocol::codec::LZ4_BIT;
 use tickcast_protocol::field::{Timestamp, Value};
 use tickcast_protocol::frame::{Frame, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
-    self, Acknowledge, Class, Durability, Message, Policy, PublishStatus, Role, SubscriptionStatus, View,
+    self, Acknowledge, Class, Durability, Message, Policy, PublishStatus, Role, SourceStatus,
+    SubscriptionStatus, View,
 };
 use tickcast_protocol::{
     DecodeError, Epoch, ErrorCode, Predicate, Sequence, SubscriptionId, Topic, TopicFilter, frame,
@@ -23,6 +24,9 @@ use crate::net::websocket::{self, CloseReason};
 
 /// Events a second that a subscription may be bounded to.
 pub const MAX_HZ: std::ops::RangeInclusive<f64> = 0.01..=1_000.0;
+
+/// Intervals that a publisher may set, in ms.
+pub const VOUCH_INTERVAL_MS: std::ops::RangeInclusive<u32> = 100..=86_400_000;
 
 /// A protocol message as a whole WebSocket message.
 #[must_use]
@@ -334,7 +338,7 @@ impl BinarySession {
             });
         };
         let reply = match outcome {
-            Ok(Accepted { topic, sequence, durability, kept }) => {
+            Ok(Accepted { topic, sequence, durability, kept, .. }) => {
                 let kept = kept.map_or_else(Default::default, |kept| *kept);
                 message::Published {
                     request,
@@ -478,6 +482,11 @@ impl BinarySession {
                 let message::Resume { request, filter, policy, predicate, max_hz, .. } = resume;
                 self.subscribe(request, &filter, start, &Wanted { policy, predicate, max_hz }, desk)
             }
+            Message::Since(since) => {
+                let message::Since { request, filter, time, policy, predicate, max_hz } = since;
+                let start = Start::Since(u64::try_from(time.0).unwrap_or(0));
+                self.subscribe(request, &filter, start, &Wanted { policy, predicate, max_hz }, desk)
+            }
             Message::Unsubscribe(unsubscribe) => {
                 let id = SubscriptionId(unsubscribe.subscription);
                 let mut ack = acknowledgement(unsubscribe.request, SubscriptionStatus::UNSUBSCRIBED);
@@ -536,6 +545,7 @@ impl BinarySession {
                     Err(Rejection::new(0, ErrorCode::InvalidState, "", text))
                 }
             },
+            Message::Vouch(vouch) => self.vouch(&vouch, desk),
             // Answers to pings of ours need no answer.
             Message::Pong(_) => Ok(()),
             other => {
@@ -544,6 +554,37 @@ impl BinarySession {
                 Err(Rejection { strike: true, ..rejection })
             }
         }
+    }
+
+    /// A publisher says how the source of its streams is.
+    fn vouch(&self, vouch: &message::Vouch, desk: &mut dyn Desk) -> Result<(), Rejection> {
+        let request = vouch.request;
+        if self.role == Some(Role::SUBSCRIBER) {
+            let text = "this peer said hello as subscriber; only publishers vouch for streams";
+            return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
+        }
+        if SourceStatus::NAMES.name_of(vouch.status.0).is_none() {
+            let text = format!("field `status` is {}, allowed is 1 alive, 2 lost, 3 closed", vouch.status.0);
+            return Err(Rejection::new(request, ErrorCode::InvalidField, "status", text));
+        }
+        if vouch.interval_ms != 0 && !VOUCH_INTERVAL_MS.contains(&vouch.interval_ms) {
+            let (least, most) = (VOUCH_INTERVAL_MS.start(), VOUCH_INTERVAL_MS.end());
+            let text = format!(
+                "field `interval_ms` is {}, allowed is {least} to {most}, or 0 to leave it",
+                vouch.interval_ms
+            );
+            return Err(Rejection::new(request, ErrorCode::InvalidField, "interval_ms", text));
+        }
+        let mut topics = Vec::with_capacity(vouch.topics.len());
+        for (at, topic) in vouch.topics.iter().enumerate() {
+            let topic = Topic::parse(topic).map_err(|error| {
+                let field = format!("topics.{at}");
+                Rejection::new(request, ErrorCode::InvalidField, &field, error.to_string())
+            })?;
+            topics.push(topic);
+        }
+        desk.vouch(vouch.status, &topics, vouch.interval_ms)
+            .map_err(|refusal| Rejection::new(request, refusal.code, &refusal.field, refusal.message))
     }
 
     fn subscribe(
@@ -617,7 +658,13 @@ impl BinarySession {
             }
             Err(error) => {
                 let code = match &error {
-                    SubscribeError::ResumeFailed { .. } => ErrorCode::ResumeFailed,
+                    SubscribeError::ResumeFailed { .. } => {
+                        // What can be had, before the error that says that this cannot.
+                        let begun = Timestamp(desk.begun() as i64);
+                        let history = message::History { subscription: 0, begun, short: Vec::new() };
+                        desk.say(framed(&Message::History(history)));
+                        ErrorCode::ResumeFailed
+                    }
                     _ => ErrorCode::Unavailable,
                 };
                 Err(Rejection::new(request, code, "", error.to_string()))

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tickcast_engine::{Condition, Delivery, Format, Subscribe, SubscribeError, Subscribed};
 use tickcast_protocol::frame::Frame;
-use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, TopicFilter};
+use tickcast_protocol::message::SourceStatus;
+use tickcast_protocol::{CloseCode, ErrorCode, Predicate, SubscriptionId, Topic, TopicFilter};
 
 use crate::alerts::{Alerts, Ticket};
 use crate::auth::Denied;
@@ -68,6 +69,10 @@ pub trait Desk {
     fn has_room(&mut self) -> bool;
     /// The peer acknowledged so many messages: that much it may say besides.
     fn has_acknowledged(&mut self, messages: usize);
+    /// Hears what a publisher says of its streams.
+    fn vouch(&mut self, status: SourceStatus, topics: &[Topic], interval_ms: u32) -> Result<(), Refusal>;
+    /// When the history of this epoch began, in ns since the Unix epoch.
+    fn begun(&self) -> u64;
     /// Announces an upstream gap.
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal>;
     /// Whether this peer may be a publisher.

@@ -245,7 +245,14 @@ impl Raw {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut chunk = [0; 16 * 1024];
-        let count = self.tcp.read(&mut chunk)?;
+        let count = loop {
+            match self.tcp.read(&mut chunk) {
+                // The kernel does not take up a read with a timeout again, such as after the end of the ring
+                // that was made on this thread to see whether there is io_uring.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                count => break count?,
+            }
+        };
         self.buffer.extend_from_slice(&chunk[..count]);
         Ok(count)
     }

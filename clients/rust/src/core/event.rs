@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use tickcast_protocol::frame::{Frame, Header};
-use tickcast_protocol::message::{Durability, FullRecipient, Reason, View};
+use tickcast_protocol::message::{Durability, FullRecipient, Reason, StreamState, StreamStatus, View};
 use tickcast_protocol::registry::{self, TypeInfo};
 use tickcast_protocol::{BootId, Class, DecodeError, Epoch, ErrorCode, Message, Topic};
 
@@ -81,6 +81,17 @@ pub enum ClientEvent {
         /// For how long nothing had arrived, in ns.
         age_ns: u64,
     },
+    /// The server says how a stream is, which is not as it was.
+    Stream(StreamChange),
+    /// What was asked for is not all kept: how far back history goes.
+    HistoryShort {
+        /// Which subscription; none when a resume was refused.
+        subscription: Option<SubscriptionKey>,
+        /// When the history of this epoch began, in ns since the Unix epoch: nothing older is kept.
+        begun: u64,
+        /// Streams that are not kept as far back as was asked for.
+        short: Vec<Kept>,
+    },
     /// A snapshot or replay of a subscription follows.
     Begin {
         /// Which subscription.
@@ -152,6 +163,8 @@ impl ClientEvent {
             | Self::End { subscription, .. } => Some(*subscription),
             Self::Data(data) => Some(data.subscription),
             Self::Gap(gap) => Some(gap.subscription),
+            Self::Stream(change) => Some(change.subscription),
+            Self::HistoryShort { subscription, .. } => *subscription,
             Self::ServerError(error) => error.subscription,
             Self::State(_)
             | Self::Published { .. }
@@ -251,6 +264,45 @@ impl Data {
         self.payload = Bytes::copy_from_slice(&self.payload);
         self
     }
+}
+
+/// How a stream is now, by the word of the server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StreamChange {
+    /// Which subscription.
+    pub subscription: SubscriptionKey,
+    /// The stream's topic.
+    pub topic: Topic,
+    /// The stream's class.
+    pub class: Class,
+    /// How it was.
+    pub from: StreamState,
+    /// How it is, why and since when.
+    pub status: StreamStatus,
+}
+
+impl fmt::Display for StreamChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StreamStatus { state, reason, origin, interval_ms, last_sequence, .. } = &self.status;
+        write!(f, "{} is {} ({})", self.topic, state.name(), reason.name())?;
+        if *interval_ms > 0 {
+            write!(f, ", expected every {:.1} s ({})", f64::from(*interval_ms) / 1e3, origin.name())?;
+        }
+        write!(f, ", last seq {last_sequence}")
+    }
+}
+
+/// How far back a stream is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The stream's topic.
+    pub topic: Topic,
+    /// The stream's class.
+    pub class: Class,
+    /// The oldest sequence that is kept; one more than the newest when none is.
+    pub oldest: u64,
+    /// When that was published, in ns since the Unix epoch; zero when it is not known.
+    pub oldest_time: u64,
 }
 
 /// Events of one stream that one subscription did not get, or got late.

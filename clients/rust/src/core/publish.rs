@@ -115,7 +115,7 @@ impl Core {
         Ok(())
     }
 
-    fn may_publish(&self) -> Result<(), PublishError> {
+    pub(super) fn may_publish(&self) -> Result<(), PublishError> {
         if self.options.role == Role::SUBSCRIBER {
             return Err(PublishError::NotPublisher);
         }
@@ -125,7 +125,7 @@ impl Core {
         Ok(())
     }
 
-    fn room(&mut self) -> Result<(), PublishError> {
+    pub(super) fn room(&mut self) -> Result<(), PublishError> {
         if self.outgoing.is_full() {
             self.stats.queue_full += 1;
             return Err(PublishError::Full);

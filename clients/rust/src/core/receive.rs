@@ -75,6 +75,8 @@ impl Core {
             Message::Published(reply) => self.on_published(reply),
             Message::Identified(identified) => self.on_identified(identified),
             Message::Deliver(word) => self.durable.word = Some(word),
+            Message::StreamStates(told) => self.on_states(told),
+            Message::History(history) => self.on_history(history),
             Message::Begin(begin) => match origin(begin.bracket) {
                 Some(origin) => self.on_begin(begin.subscription, origin, begin.events),
                 None => self.stats.ignored += 1,
@@ -231,6 +233,9 @@ impl Core {
             self.stats.repeats += 1;
         }
         let topic = (!freshened.is_empty()).then(|| stream.topic.clone());
+        if origin == Origin::Live {
+            self.settle_state(index);
+        }
         for (key, age) in freshened {
             topic.clone().into_iter().for_each(|topic| self.stream_freshened(key, topic, age));
         }
@@ -349,6 +354,7 @@ impl Core {
         let connection = self.stats.connections;
         for head in &heartbeat.heads {
             let Known::Stream(index) = self.streams.known(head.stream) else { continue };
+            self.settle_state(index);
             for track in &mut self.streams.list[index].tracks {
                 track.see_head(head.sequence);
                 if track.bound_on == connection && head.through > 0 {

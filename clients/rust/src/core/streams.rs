@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use tickcast_protocol::message::StreamState;
 use tickcast_protocol::{Class, Topic};
 
 use super::account::{Account, Told, Track};
@@ -15,6 +16,10 @@ pub(crate) struct Stream {
     pub(crate) topic: Topic,
     pub(crate) class: Class,
     pub(crate) tracks: Vec<Track>,
+    /// How it is, as the server said last.
+    pub(crate) state: StreamState,
+    /// The connection on which that was said, or on which no more of it can be expected.
+    pub(crate) state_of: u64,
 }
 
 /// What an id stands for.
@@ -68,7 +73,13 @@ impl Streams {
             return None;
         }
         let index = self.list.len();
-        self.list.push(Stream { topic: name.0.clone(), class, tracks: Vec::new() });
+        self.list.push(Stream {
+            topic: name.0.clone(),
+            class,
+            tracks: Vec::new(),
+            state: StreamState::LIVE,
+            state_of: 0,
+        });
         self.by_name.insert(name, index);
         self.by_id.insert(id, Some(index));
         Some(index)

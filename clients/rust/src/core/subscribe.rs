@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use tickcast_protocol::field::LIST_LEN_MAX;
+use tickcast_protocol::field::{LIST_LEN_MAX, Timestamp};
 use tickcast_protocol::message::{
-    Acknowledge, Bind, Binding, ClassName, Configure, Policy, Position, Resume, Start, Subscribe,
+    Acknowledge, Bind, Binding, ClassName, Configure, Policy, Position, Resume, Since, Start, Subscribe,
     SubscriptionStatus, Unsubscribe,
 };
 use tickcast_protocol::{Class, Epoch, ErrorCode, Predicate, Topic, TopicFilter};
@@ -24,6 +24,9 @@ const POSITION_BYTES: usize = 24;
 pub struct SubscribeOptions {
     /// Where to start.
     pub start: Start,
+    /// Begin with what was published at this time or later, in ns since the Unix epoch, as far as it is kept,
+    /// whatever `start` says. What is not is told as [`ClientEvent::HistoryShort`].
+    pub since: Option<u64>,
     /// What a full outbox on the server does.
     pub policy: Policy,
     /// Which events of the streams; `None` for all. What it leaves out is counted as filtered.
@@ -40,7 +43,7 @@ pub struct SubscribeOptions {
 impl Default for SubscribeOptions {
     fn default() -> Self {
         let (start, policy) = (Start::LIVE, Policy::DEFAULT);
-        Self { start, policy, predicate: None, max_hz: 0.0, stale_after: None }
+        Self { start, since: None, policy, predicate: None, max_hz: 0.0, stale_after: None }
     }
 }
 
@@ -205,8 +208,9 @@ impl Core {
         let all = |positions: &Vec<Position>| positions.len() == subscription.tracks;
         subscription.comparable = positions.as_ref().is_none_or(all);
         let filter = subscription.filter.as_str().to_owned();
-        let SubscribeOptions { start, policy, predicate, max_hz, .. } = &subscription.options;
+        let SubscribeOptions { start, since, policy, predicate, max_hz, .. } = &subscription.options;
         let (start, policy, predicate, max_hz) = (*start, *policy, written(predicate), *max_hz);
+        let since = since.filter(|_| subscription.live_in.is_none());
         // Who was live before and cannot go on where it stopped at least gets the last values.
         let start = if subscription.live_in.is_some() { Start::SNAPSHOT } else { start };
         let message = match positions {
@@ -214,7 +218,13 @@ impl Core {
                 let epoch = self.server.as_ref().map_or(0, |server| server.epoch.0);
                 Resume { request, filter, epoch, positions, policy, predicate, max_hz }.into()
             }
-            None => Subscribe { request, filter, start, policy, predicate, max_hz }.into(),
+            None => match since {
+                Some(time) => {
+                    let time = Timestamp(i64::try_from(time).unwrap_or(i64::MAX));
+                    Since { request, filter, time, policy, predicate, max_hz }.into()
+                }
+                None => Subscribe { request, filter, start, policy, predicate, max_hz }.into(),
+            },
         };
         self.send(&message);
     }
@@ -456,7 +466,11 @@ impl Core {
         let State::Open(open) = &mut self.state else { return };
         open.bracket = None;
         if origin == Origin::Replay {
-            self.tell_healed(now);
+            // What was asked for by time was never missed.
+            let resumed = |key| self.subscriptions.get(key).is_some_and(|known| known.resumed);
+            let keys = self.by_server_id.get(&server_id);
+            let heals = keys.is_none_or(|keys| keys.iter().any(resumed));
+            self.tell_healed(heals, now);
         }
         for key in self.by_server_id.get(&server_id).cloned().unwrap_or_default() {
             self.events.push_back(ClientEvent::End { subscription: key, origin });
@@ -467,10 +481,13 @@ impl Core {
         }
     }
 
-    fn tell_healed(&mut self, now: u64) {
+    fn tell_healed(&mut self, heals: bool, now: u64) {
         for stream in &mut self.streams.list {
             for track in &mut stream.tracks {
                 let Some(Replayed { from, through, since }) = track.replayed.take() else { continue };
+                if !heals {
+                    continue;
+                }
                 self.events.push_back(ClientEvent::Gap(Gap {
                     subscription: track.subscription,
                     topic: stream.topic.clone(),

@@ -12,6 +12,8 @@ use tickcast_protocol::{ErrorCode, TopicFilter, codec, registry};
 
 use super::*;
 
+mod states;
+
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
 const TOPIC: &str = "market_data.BTC";

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tickcast_protocol::Message;
-use tickcast_protocol::message::Role;
+use tickcast_protocol::message::{Role, SourceStatus};
 
 use super::{Client, ClientOptions, ConnectError, Events};
 use crate::core::{Outcome, PublishError, PublishOptions, Stats};
@@ -83,6 +83,19 @@ impl Publisher {
     /// [`PublishError`]; nothing was queued then.
     pub fn skip(&self, topic: &str, count: u64) -> Result<(), PublishError> {
         self.client.skip(topic, count)
+    }
+
+    /// Says how the source of our streams is; see [`Client::vouch`].
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then.
+    pub fn vouch(
+        &self,
+        status: SourceStatus,
+        topics: &[&str],
+        interval: Duration,
+    ) -> Result<(), PublishError> {
+        self.client.vouch(status, topics, interval)
     }
 
     /// What was sent, expired, refused.

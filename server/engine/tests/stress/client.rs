@@ -11,9 +11,9 @@ use std::sync::atomic::AtomicU64;
 use bytes::BytesMut;
 use tickcast_engine::{Condition, Format, PeerStatus, StreamSummary};
 use tickcast_protocol::frame::Frames;
-use tickcast_protocol::message::{Binding, Bracket, Notice, NoticeKind, Reason};
+use tickcast_protocol::message::{Binding, Bracket, Notice, NoticeKind, Reason, StreamState};
 use tickcast_protocol::registry::{Attribute, Attributes, DATA_FIRST, hash_text};
-use tickcast_protocol::{Class, Decimal, Message, Predicate, Sequence, Topic, TopicFilter};
+use tickcast_protocol::{Class, Decimal, Message, Predicate, Sequence, StreamId, Topic, TopicFilter};
 
 use super::PUBLISHERS;
 
@@ -151,6 +151,8 @@ pub(super) struct Client {
     events: u64,
     /// The last sequences it saw as JSON.
     texts: HashMap<u64, u64>,
+    /// How streams are, as it was told last, and the newest sequence then.
+    states: HashMap<u32, (StreamState, u64)>,
 }
 
 impl Client {
@@ -172,9 +174,20 @@ impl Client {
             bracket: None,
             events: 0,
             texts: HashMap::new(),
+            states: HashMap::new(),
         };
         client.change(random);
         client
+    }
+
+    /// Streams it is bound to; none for JSON.
+    pub(super) fn bound(&self) -> impl Iterator<Item = StreamId> {
+        self.accounts.keys().map(|stream| StreamId(*stream))
+    }
+
+    /// How a stream is, by all it was told.
+    pub(super) fn state(&self, stream: u32) -> StreamState {
+        self.states.get(&stream).map_or(StreamState::LIVE, |(state, _)| *state)
     }
 
     pub(super) fn change(&mut self, random: &mut Random) {
@@ -339,6 +352,20 @@ impl Client {
                             self.condition.as_ref(),
                         );
                     }
+                }
+            }
+            Message::StreamStates(told) => {
+                for status in told.states {
+                    assert!(self.accounts.contains_key(&status.stream), "of a stream that is bound");
+                    let new = (status.state, status.last_sequence);
+                    let before = self.states.insert(status.stream, new).map_or(0, |(_, before)| before);
+                    assert!(status.last_sequence >= before, "{status:?} after {before}");
+                }
+            }
+            // What it concerns is told as lost as well.
+            Message::History(history) => {
+                for kept in &history.short {
+                    assert!(self.accounts.contains_key(&kept.stream), "of a stream that is bound");
                 }
             }
             other => panic!("unexpected {}", other.info().name),

@@ -112,7 +112,7 @@ impl StorageBackend for LyingBackend {
     }
     fn sync_data(&self) -> io::Result<()> {
         let count = self.1.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
-        if count % self.2 == 0 { Ok(()) } else { self.0.sync_data() }
+        if count.is_multiple_of(self.2) { Ok(()) } else { self.0.sync_data() }
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write(offset, data)

@@ -28,7 +28,9 @@ fn run(fault: Fault, renews: bool) -> Option<Ended> {
     let (told, sink) = sink();
     // Without a cache, so that there are reads to fail.
     let cache_bytes = if fault.kind == OpKind::Read { 0 } else { 1 << 20 };
-    let opener = OnDisk { renews, cache_bytes, ..OnDisk::new(&disk) };
+    // As it is by default, and the other way to commit as well.
+    let quick_repair = fault.times < 3;
+    let opener = OnDisk { renews, cache_bytes, quick_repair, ..OnDisk::new(&disk) };
     disk.fail(Some(fault));
     let opened = Journal::open_with(settings(), Box::new(opener), sink);
     let Ok((journal, _)) = opened else {

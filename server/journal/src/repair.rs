@@ -109,7 +109,9 @@ fn write_format(store: &mut dyn Store) -> Result<(), StoreError> {
 /// The first opening. A disk that is full gets its reserve back, so that a start is possible.
 pub(crate) fn open_first(opener: &mut dyn Opener) -> Result<(Box<dyn Store>, State), StoreError> {
     match open(opener, false) {
-        Err(error) if is_full(&error) && opener.release_reserve() => open(opener, true),
+        Err(error) if is_full(&error) && opener.release_reserve() => {
+            open(opener, matches!(error.kind, StoreErrorKind::Sync { .. }))
+        }
         opened => opened,
     }
 }

@@ -22,6 +22,21 @@ struct Ended {
     acked: Vec<u64>,
 }
 
+/// Waits for what must come, and gives up when it does not: a count of turns, not a time.
+struct Patience(u64);
+
+impl Patience {
+    fn new() -> Self {
+        Self(1_000_000)
+    }
+
+    fn lose(&mut self) {
+        self.0 -= 1;
+        assert!(self.0 > 0, "the journal does not come back");
+        std::thread::yield_now();
+    }
+}
+
 /// Publishes 24 messages, each until it is accepted, and acks every third, with a fault on the way.
 fn run(fault: Fault, renews: bool, quick_repair: bool) -> Option<Ended> {
     let disk = Disk::default();
@@ -35,15 +50,16 @@ fn run(fault: Fault, renews: bool, quick_repair: bool) -> Option<Ended> {
         assert!(disk.failed() > 0, "a start fails only for a reason");
         return None;
     };
+    let mut patience = Patience::new();
     while register(&journal, "ann").is_err() {
-        std::thread::yield_now();
+        patience.lose();
     }
     let mut answers = BTreeMap::new();
     let mut acked = Vec::new();
     for id in 1..=24 {
         let outcome = loop {
             match publish(&journal, draft("risk", id, "a", &["ann"])) {
-                Outcome::NotDurable { .. } => std::thread::yield_now(),
+                Outcome::NotDurable { .. } => patience.lose(),
                 outcome => break outcome,
             }
         };
@@ -58,7 +74,7 @@ fn run(fault: Fault, renews: bool, quick_repair: bool) -> Option<Ended> {
         answers.insert(id, outcome);
     }
     while wait(|reply| journal.recipients(reply)).is_err() || pending(&journal, "ann").is_err() {
-        std::thread::yield_now();
+        patience.lose();
     }
     let struck = disk.failed();
     disk.fail(None);
@@ -205,15 +221,16 @@ fn a_file_that_is_not_as_remembered_is_not_written_to() {
     publish(&journal, draft("risk", 2, "a", &["ann"]));
     let outcome = publish(&journal, draft("risk", 3, "a", &["ann"]));
     assert!(matches!(outcome, Outcome::NotDurable { .. }), "{outcome:?}");
+    let mut patience = Patience::new();
     while journal.health().trouble.is_none_or(|trouble| trouble.retries < 3) {
-        std::thread::yield_now();
+        patience.lose();
     }
     let trouble = journal.health().trouble.expect("in trouble");
     assert!(trouble.reason.contains("neither before nor after"), "{}", trouble.reason);
     assert!(matches!(pending(&journal, "ann"), Err(Unavailable::Failed(_))));
     *older.lock().expect("unpoisoned") = None;
     while !journal.health().is_ok() {
-        std::thread::yield_now();
+        patience.lose();
     }
     assert_eq!(position(&publish(&journal, draft("risk", 3, "a", &["ann"]))), 3);
     assert_eq!(positions(&journal, "ann"), [1, 2, 3]);
@@ -256,8 +273,9 @@ fn a_full_disk_takes_acks_and_answers_questions_and_refuses_messages_until_there
     disk.fail(Some(full));
     let outcome = publish(&journal, draft("risk", 4, "a", &["ann"]));
     assert!(matches!(outcome, Outcome::NotDurable { .. }), "{outcome:?}");
+    let mut patience = Patience::new();
     while !journal.health().trouble.expect("full").full {
-        std::thread::yield_now();
+        patience.lose();
     }
     journal.ack("ann".into(), vec![2], 0);
     assert_eq!(positions(&journal, "ann"), [1, 3], "acks fit");
@@ -265,7 +283,7 @@ fn a_full_disk_takes_acks_and_answers_questions_and_refuses_messages_until_there
     assert!(matches!(outcome, Outcome::NotDurable { .. }), "{outcome:?}");
     room.lock().expect("unpoisoned").1 = true;
     while !journal.health().is_ok() {
-        std::thread::yield_now();
+        patience.lose();
     }
     assert_eq!(position(&publish(&journal, draft("risk", 4, "a", &["ann"]))), 4);
 }

@@ -19,7 +19,7 @@ use redb::{
 };
 
 use crate::fail;
-use crate::store::{Read, Reading, Row, Store, StoreError, StoreErrorKind, Table, Write, Writing};
+use crate::store::{Each, Read, Reading, Row, Store, StoreError, StoreErrorKind, Table, Write, Writing};
 
 type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -193,8 +193,6 @@ fn scan(
     }
     Ok(rows)
 }
-
-type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
 
 fn each(
     of: Table,

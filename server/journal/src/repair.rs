@@ -95,16 +95,23 @@ fn open(opener: &mut dyn Opener, after_sync_failure: bool) -> Result<(Box<dyn St
     })?;
     if format.is_none() {
         fail::hit(fail::OPEN_FORMAT);
-        store.write(&mut |tables| tables.put(Table::Meta, keys::META_FORMAT, &keys::FORMAT.to_be_bytes()))?;
+        write_format(store.as_mut())?;
     }
     fail::hit(fail::OPEN_STATE);
     Ok((store, state))
 }
 
+/// A commit that changes nothing but a new file: what was read before it is on the disk after it.
+fn write_format(store: &mut dyn Store) -> Result<(), StoreError> {
+    store.write(&mut |tables| tables.put(Table::Meta, keys::META_FORMAT, &keys::FORMAT.to_be_bytes()))
+}
+
 /// The first opening. A disk that is full gets its reserve back, so that a start is possible.
 pub(crate) fn open_first(opener: &mut dyn Opener) -> Result<(Box<dyn Store>, State), StoreError> {
     match open(opener, false) {
-        Err(error) if is_full(&error) && opener.release_reserve() => open(opener, true),
+        Err(error) if is_full(&error) && opener.release_reserve() => {
+            open(opener, matches!(error.kind, StoreErrorKind::Sync { .. }))
+        }
         opened => opened,
     }
 }
@@ -148,7 +155,7 @@ impl Writer {
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
-        let (store, found) = open(self.opener.as_mut(), self.repair.after_sync_failure)?;
+        let (mut store, found) = open(self.opener.as_mut(), self.repair.after_sync_failure)?;
         let (changes, records) = &self.repair.undecided;
         if found != self.state {
             let mut after = self.state.clone();
@@ -163,6 +170,8 @@ impl Writer {
                 );
                 return Err(StoreError::damaged(text));
             }
+            // I1: on the disk beyond doubt before anyone hears of it, also when the failure was not an fsync.
+            write_format(store.as_mut())?;
             self.state = after;
             for record in records {
                 (self.sink)(record);

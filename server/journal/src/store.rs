@@ -71,6 +71,9 @@ impl Table {
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
+/// Is given a key and its value.
+pub type Each<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>;
+
 /// Reads within one transaction.
 pub trait Read {
     /// The value of a key.
@@ -89,11 +92,7 @@ pub trait Read {
     ///
     /// # Errors
     /// When the disk or the file fails, or `each` does.
-    fn each(
-        &self,
-        table: Table,
-        each: &mut dyn FnMut(&[u8], &[u8]) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError>;
+    fn each(&self, table: Table, each: Each<'_>) -> Result<(), StoreError>;
 
     /// How many rows a table has, without reading them.
     ///

@@ -78,7 +78,9 @@ fn what_is_no_journal_is_refused() {
 }
 
 /// What a reader gets of a journal, everything that can be asked.
-fn contents(journal: &Journal) -> Result<(Vec<Record>, Vec<Record>, Vec<String>), Unavailable> {
+type Contents = (Vec<Record>, Vec<Record>, Vec<String>);
+
+fn contents(journal: &Journal) -> Result<Contents, Unavailable> {
     let recipients = wait(|reply| journal.recipients(reply))?;
     let mut seen = vec![format!("{recipients:?}")];
     for id in 1..=60 {
@@ -89,7 +91,7 @@ fn contents(journal: &Journal) -> Result<(Vec<Record>, Vec<Record>, Vec<String>)
     Ok((pending(journal, "ann")?, pending(journal, "bob")?, seen))
 }
 
-fn written() -> (Vec<u8>, (Vec<Record>, Vec<Record>, Vec<String>)) {
+fn written() -> (Vec<u8>, Contents) {
     let disk = Disk::default();
     let (journal, _) = Journal::open_with(settings(), Box::new(OnDisk::new(&disk)), deaf()).expect("opens");
     for name in ["ann", "bob"] {

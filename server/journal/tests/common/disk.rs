@@ -92,6 +92,17 @@ impl Disk {
         disk
     }
 
+    /// The process was killed and the machine was not: reads see what was written, synced or not.
+    pub fn killed(durable: Vec<u8>, unsynced: &[Op]) -> Self {
+        let disk = Self::of(durable);
+        {
+            let mut inner = disk.lock();
+            unsynced.iter().for_each(|op| apply(op, &mut inner.seen));
+            inner.unsynced = unsynced.to_vec();
+        }
+        disk
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }

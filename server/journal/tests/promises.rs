@@ -263,6 +263,29 @@ fn revoked_and_forgotten_recipients_end_in_evidence() {
 }
 
 #[test]
+fn a_revocation_ends_what_came_before_it_and_nothing_after() {
+    // The sink holds the writer, so that the revocation and what comes after it are one batch.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (entered, inside) = std::sync::mpsc::channel::<()>();
+    let sink = Box::new(move |_: &Committed| {
+        let _ = entered.send(());
+        let _ = held.recv();
+    });
+    let disk = Disk::default();
+    let (journal, _) = Journal::open_with(settings(), Box::new(OnDisk::new(&disk)), sink).expect("opens");
+    register(&journal, "ann").expect("registered");
+    journal.publish(draft("risk", 1, "a", &["ann"]), Box::new(|_| {}));
+    inside.recv().expect("the writer is in the sink");
+    let (sender, revoked) = std::sync::mpsc::channel();
+    journal.revoke("ann".into(), 9_000, Box::new(move |answer| sender.send(answer).expect("awaited")));
+    journal.publish(draft("risk", 2, "a", &["ann"]), Box::new(|_| {}));
+    drop(release);
+    revoked.recv().expect("answered").expect("revoked");
+    assert_eq!(positions(&journal, "ann"), [2]);
+    assert_eq!(status(&journal, "risk", 1).expect("answered").expect("known").revoked, 1);
+}
+
+#[test]
 fn settled_records_and_old_ids_are_removed_in_their_time() {
     let settings = Settings { retention: 1_000, ids_min: 100, id_age_min: 10_000, ..settings() };
     let disk = Disk::default();

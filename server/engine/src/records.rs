@@ -183,7 +183,8 @@ impl Record {
         }
         let (since, last_sequence) = (state.last_event, state.head);
         let live = Status { reason: StateReason::EVENT, since, last_sequence, ..Status::live() };
-        Some(state.status.as_deref().copied().unwrap_or(live))
+        // Events end all of them but one, and that one is still so at the head.
+        Some(state.status.as_deref().map_or(live, |status| Status { last_sequence, ..*status }))
     }
 
     /// What there is to be judged by; whoever looks has taken it off the list.

@@ -490,3 +490,19 @@ impl Seen {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_ago_or_a_time() {
+        assert_eq!(parse_since("5m"), Ok(FromTime::Ago(Duration::from_secs(300))));
+        let at = FromTime::At(1_769_860_800_000_000_000);
+        assert_eq!(parse_since("2026-01-31T12:00:00Z"), Ok(at));
+        assert_eq!(at.unix_nanos(), 1_769_860_800_000_000_000);
+        for wrong in ["5", "yesterday", "", "1900-01-01T00:00:00Z"] {
+            assert!(parse_since(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -166,9 +166,12 @@ impl States {
         let mut monitor = self.monitor(rules);
         let handle = Builder::new().name("states".into()).spawn(move || {
             while !stopped.load(Ordering::Acquire) {
-                let found = monitor.changes(states.take_words(), clock.now());
+                let now = clock.now();
+                let found = monitor.changes(states.take_words(), now);
                 states.tell(&found, &stopped);
-                thread::park_timeout(Duration::from_nanos(monitor.period_ns()));
+                if !monitor.has_more(now) {
+                    thread::park_timeout(Duration::from_nanos(monitor.period_ns()));
+                }
             }
         })?;
         Ok(Watching { stop, thread: handle.thread().clone(), handle: Some(handle) })

@@ -152,12 +152,23 @@ impl StateMonitor {
         {
             let tick = *entry.key();
             let mut streams = entry.remove();
+            // As many may be due at once as were born at once.
+            if let Some(rest) = streams.len().checked_sub(LOOKS_MAX - looks).filter(|rest| *rest > 0) {
+                let rest = streams.split_off(streams.len() - rest);
+                self.due.insert(tick, rest);
+            }
             // Of one that was listed anew since, only the newest counts.
             streams.retain(|stream| self.watches[place(*stream)].due == tick);
-            looks += streams.len();
+            looks += streams.len().max(1);
             self.judge_all(&streams, now, &mut found);
         }
         found
+    }
+
+    /// True when more is due at `now` than one sweep looks at.
+    #[must_use]
+    pub fn has_more(&self, now: u64) -> bool {
+        self.due.first_key_value().is_some_and(|(tick, _)| *tick <= now >> TICK_SHIFT)
     }
 
     /// Streams that are listed as due; for tests and bounds.

@@ -427,3 +427,18 @@ fn only_streams_with_an_interval_are_looked_at() {
     }
     assert_eq!(world.monitor.listed(), 100, "and no list grows");
 }
+
+#[test]
+fn a_sweep_is_bounded_and_the_next_one_goes_on() {
+    let mut world = World::new(rules(&[("market_data.**", 1_000)], false));
+    let count = LOOKS_MAX + 10;
+    for number in 0..count {
+        world.publish(&format!("market_data.S{number}"));
+    }
+    world.sweep();
+    world.now += 1_050 * MS;
+    let first = world.monitor.changes(Vec::new(), world.now);
+    assert_eq!((first.len(), world.monitor.has_more(world.now)), (LOOKS_MAX, true));
+    let second = world.monitor.changes(Vec::new(), world.now);
+    assert_eq!((second.len(), world.monitor.has_more(world.now)), (10, false));
+}

@@ -644,7 +644,7 @@ messages! {
         request: u64, "id";
         /// The durable identity, 1 to 64 bytes of `[A-Za-z0-9._:/@-]`.
         identity: String, "identity";
-        /// As `identified` told it the first time; empty then.
+        /// What proves it, up to 64 bytes: the first connection that names the identity says what that is. Empty for the server to make one.
         token: String, "text";
     }
 

@@ -33,6 +33,6 @@ pub use crate::core::{
 };
 pub use crate::shell::{
     Client, ClientOptions, ConnectError, DialError, Events, Publisher, SubscribeError, Subscription, Url,
-    UrlError,
+    UrlError, new_token,
 };
 pub use tickcast_protocol as protocol;

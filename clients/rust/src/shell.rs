@@ -13,6 +13,7 @@ mod publisher;
 mod tests;
 mod url;
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -230,7 +231,12 @@ impl Client {
     ) -> Result<(Self, Events, oneshot::Receiver<Result<(), ConnectError>>), UrlError> {
         let url = Url::parse(&options.url)?;
         let (opened, seen) = oneshot::channel();
-        let mut core = Core::new(options.core);
+        let mut core = options.core;
+        if let Some(identity) = core.identity.as_mut().filter(|identity| identity.token.is_empty()) {
+            // One that the server makes would be lost with a connection that breaks before its answer.
+            identity.token = new_token();
+        }
+        let mut core = Core::new(core);
         core.connect(0);
         let (shared, idle) = Shared::new(core, opened);
         let events_max = options.events_max.max(1);
@@ -485,4 +491,18 @@ impl Client {
         self.shared.wake.notify_one();
         outcome
     }
+}
+
+/// What proves a new identity: 128 bits that nobody can guess, in hexadecimal.
+///
+/// # Panics
+/// When the system gives no random bytes.
+#[must_use]
+pub fn new_token() -> String {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).expect("the system gives random bytes");
+    bytes.iter().fold(String::with_capacity(32), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -4,10 +4,10 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use tickcast_client::Identity;
+use tickcast_client::{Identity, new_token};
 
 /// Who we are across connections.
 #[derive(Args, Debug)]
@@ -21,31 +21,30 @@ pub(super) struct IdentityArgs {
 }
 
 impl IdentityArgs {
-    fn file(&self, name: &str) -> PathBuf {
-        // A name may have slashes, a file may not.
-        let plain = |name: &str| name.replace('/', "_");
-        self.token_file.clone().unwrap_or_else(|| PathBuf::from(format!("{}.token", plain(name))))
-    }
-
     /// The identity with its token, if one was asked for.
+    ///
+    /// # Errors
+    /// When the token cannot be read or kept, in words.
     pub(super) fn load(&self) -> Result<Option<Identity>, String> {
         let Some(name) = &self.identity else { return Ok(None) };
-        let file = self.file(name);
+        // A name may have slashes, a file may not.
+        let file = self.token_file.clone().unwrap_or_else(|| format!("{}.token", name.replace('/', "_")).into());
         let token = match fs::read_to_string(&file) {
             Ok(token) => token.trim().to_owned(),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make(&file).map_err(|error| format!("cannot keep a token in {}: {error}", file.display()))?
+            }
             Err(error) => return Err(format!("cannot read the token in {}: {error}", file.display())),
         };
         Ok(Some(Identity { name: name.clone(), token }))
     }
+}
 
-    /// Keeps the token that the server gave.
-    pub(super) fn keep(&self, token: &str) -> Result<(), String> {
-        let Some(name) = &self.identity else { return Ok(()) };
-        let file = self.file(name);
-        let written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file);
-        written.and_then(|mut open| open.write_all(format!("{token}\n").as_bytes())).map_err(|error| {
-            format!("cannot keep the token in {}: {error}; without it the identity is lost", file.display())
-        })
-    }
+/// A new token, on disk before any server hears of it: without it the identity would be lost.
+fn make(file: &Path) -> io::Result<String> {
+    let token = new_token();
+    let mut made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    made.write_all(format!("{token}\n").as_bytes())?;
+    made.sync_all()?;
+    Ok(token)
 }

@@ -207,12 +207,6 @@ impl Sub {
                         }
                     }
                     Some(ClientEvent::ServerError(error)) => eprintln!("error: {error}"),
-                    Some(ClientEvent::Identified { token, .. }) => {
-                        if let Err(error) = self.identity.keep(&token) {
-                            eprintln!("error: {error}");
-                            break EXIT_FAILURE;
-                        }
-                    }
                     Some(ClientEvent::Critical(critical)) => {
                         match self.show_critical(&critical, &mut seen) {
                             Ok(enough) => {

@@ -20,8 +20,8 @@ const SPANS_MAX: usize = 256;
 pub struct Identity {
     /// The durable identity, 1 to 64 bytes of `[A-Za-z0-9._:/@-]`.
     pub name: String,
-    /// What proves it: as [`ClientEvent::Identified`] told it the first time, empty before. To be kept as a
-    /// secret.
+    /// What proves it, up to 64 bytes. The first connection that names the identity says what that is; to be
+    /// kept as a secret, before that connection is made.
     pub token: String,
 }
 

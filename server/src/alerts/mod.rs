@@ -169,7 +169,7 @@ impl Alerts {
     /// How many identities there are.
     #[must_use]
     pub fn identity_count(&self) -> usize {
-        self.identities.len()
+        self.identities.count()
     }
 
     /// Keeps a message, has it delivered, and says what became of it once it is on disk.
@@ -573,6 +573,6 @@ fn random() -> [u8; 16] {
 
 impl std::fmt::Debug for Alerts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Alerts").field("identities", &self.identities.len()).finish_non_exhaustive()
+        f.debug_struct("Alerts").field("identities", &self.identities.count()).finish_non_exhaustive()
     }
 }

@@ -205,6 +205,12 @@ names! {
     }
 }
 names! {
+    /// What became of a critical message for one recipient.
+    "delivery_outcome" DeliveryOutcome / ArchivedDeliveryOutcome {
+        ACKED = 1 "acked", EXPIRED = 2 "expired", REVOKED = 3 "revoked", SUPERSEDED = 4 "superseded",
+    }
+}
+names! {
     /// State of a component.
     "health" Health / ArchivedHealth { HEALTHY = 1 "healthy", DEGRADED = 2 "degraded", ERROR = 3 "error", }
 }
@@ -1468,6 +1474,23 @@ messages! {
         ts: Timestamp, "ns UTC";
         /// Score of each provider.
         providers: Option<Map>, "map";
+    }
+
+    /// What became of a critical message for one recipient; told to whoever follows its publisher. At least once: it may come again after a crash.
+    131 version 1 "delivery_report" DeliveryReport / ArchivedDeliveryReport Ordered
+    key [publisher] conflate [publisher] attributes [] raise [] any_of [] {
+        /// Who published the message.
+        publisher: String, "id";
+        /// The publisher's id of it.
+        id: String, "text";
+        /// Its place among all that were kept.
+        position: u64, "position";
+        /// The durable identity.
+        recipient: String, "identity";
+        /// What became of it.
+        outcome: DeliveryOutcome, "name";
+        /// When that was.
+        ts: Timestamp, "ns UTC";
     }
 
     /// A message of a type that this table does not know: its own name, opaque content.

@@ -294,6 +294,7 @@ POSITION_SIDE = name(None, "long", "short", "flat")  # SPEC 9 position_side
 RISK_TYPE = name(None, "loss_limit", "time_limit", "volatility", "correlation", "other")  # SPEC 9 risk_type
 SESSION_STATE = name(  # SPEC 9 session_state
     None, "started", "active", "paused", "completed", "expired", "emergency_stopped")
+DELIVERY_OUTCOME = name(None, "acked", "expired", "revoked", "superseded")  # SPEC 9 delivery_outcome
 HEALTH = name(None, "healthy", "degraded", "error")  # SPEC 9 health
 ENGINE_STATE = name(None, "starting", "running", "stopping", "stopped", "error")  # SPEC 9 engine_state
 
@@ -537,6 +538,9 @@ message(127, "stream_health", (0, "stream", text), (8, "is_healthy", boolean), (
 message(128, "sentiment", (0, "symbol", text), (8, "overall_score", f64), (16, "overall_level", text),
         (24, "confidence", f64), (32, "total_mentions", u64), (40, "ts", time), (48, "providers", opt(free_map)),
         key=("symbol",))
+# SPEC 7.131
+message(131, "delivery_report", (0, "publisher", text), (8, "id", text), (16, "position", u64),
+        (24, "recipient", text), (32, "outcome", DELIVERY_OUTCOME), (33, "ts", time), key=("publisher",))
 # SPEC 7.1000
 message(1000, "extension", (0, "name", text), (8, "key", text), (16, "ts", time), (24, "critical", boolean),
         (25, "json", opt(json_text)), (34, "bytes", opt(blob)), (43, "symbol", opt(text)), (52, "user_id", opt(text)),

@@ -412,14 +412,14 @@ impl Ingest {
         }
     }
 
-    /// Publishes a change of health, about ourselves.
+    /// Publishes something about ourselves: a change of health, what became of a message.
     pub fn announce(&self, message: &Message) {
         if self.check_open().is_err() {
             return;
         }
         let unheard = || -> Later { Box::new(drop) };
         if let Err(refusal) = self.publish_message(Source::Own, message, Wishes::default(), unheard) {
-            tracing::warn!(error = refusal.message, "a change of stream health could not be announced");
+            tracing::warn!(error = refusal.message, r#type = message.info().name, "could not be announced");
         }
     }
 

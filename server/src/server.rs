@@ -130,6 +130,15 @@ pub fn start_with_clock(
             payload_bytes_max: config.limits.publisher_bytes,
         },
     ));
+    if let Some(alerts) = alerts.filter(|_| config.alerts.reports) {
+        // Weak: the door has the journal, and not the other way round.
+        let door = Arc::downgrade(&ingest);
+        alerts.report_to(Box::new(move |settled| {
+            if let (Some(door), Some(report)) = (door.upgrade(), alerts::delivery_report(settled)) {
+                door.announce(&report);
+            }
+        }));
+    }
     let sends = available(config.server.sends)?;
     tracing::info!(shards = bells.len(), sends = sends.name(), "delivering");
     let shared = Arc::new(Shared {

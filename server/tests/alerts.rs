@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tickcast_client::{Client, ClientEvent, ClientOptions, Identity, SubscribeOptions};
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
-    Ack, Deliver, Durability, Identified, Identify, Message, Role, Span, Start,
+    Ack, Deliver, DeliveryOutcome, Durability, Identified, Identify, Message, Role, Span, Start,
 };
 use tickcast_protocol::{ErrorCode, registry};
 
@@ -286,6 +286,28 @@ fn a_publisher_can_ask_what_became_of_an_alert() {
     assert_eq!(ask("/api/v1/alerts/%FF").0, 400);
     assert_eq!(server.metric("tickcast_journal_accepted_total"), 1.0);
     assert_eq!((server.metric("tickcast_journal_up"), server.metric("tickcast_identities")), (1.0, 2.0));
+}
+
+#[test]
+fn a_publisher_follows_what_becomes_of_its_alerts() {
+    let directory = TempDir::new().expect("a directory");
+    let server = serve(directory.path());
+    let (mut raw, _) = desk(&server, "desk-7");
+    let (away, _) = desk(&server, "desk-8");
+    drop(away);
+    let mut publisher = Raw::binary(server.address(), Role::SUBSCRIBER);
+    publisher.subscribe(1, "delivery_report.risk", Start::LIVE);
+    assert!(matches!(publisher.message(), Message::Acknowledge(_)));
+    alert(&server, "a", json!({"id": "a-1", "publisher": "risk", "collapse_key": "k"}));
+    let (word, _) = letter(&mut raw);
+    ack(&mut raw, word.position);
+    let mut next = || match publisher.data().1 {
+        Message::DeliveryReport(report) => (report.id, report.recipient, report.outcome),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(next(), ("a-1".to_owned(), "desk-7".to_owned(), DeliveryOutcome::ACKED));
+    alert(&server, "a", json!({"id": "a-2", "publisher": "risk", "collapse_key": "k"}));
+    assert_eq!(next(), ("a-1".to_owned(), "desk-8".to_owned(), DeliveryOutcome::SUPERSEDED));
 }
 
 #[test]

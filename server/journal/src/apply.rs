@@ -234,6 +234,7 @@ impl Batch<'_, '_> {
             more => self.tables.put(Table::Open, &keys::position(position), &(more - 1).to_be_bytes())?,
         }
         self.staged.lighten(number);
+        self.staged.settled(position, number, to);
         Ok(true)
     }
 

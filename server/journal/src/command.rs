@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::journal::{Answer, Reply};
+use crate::journal::{Answer, Reply, Reporter};
 use crate::types::{Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable, Waiting};
 
 pub(crate) enum Command {
@@ -14,6 +14,7 @@ pub(crate) enum Command {
     Register { recipient: RecipientId, reply: Reply<Answer<()>> },
     Revoke { recipient: RecipientId, now: i64, forget: bool, reply: Reply<Answer<()>> },
     Ask(Question),
+    ReportTo(Reporter),
     Close,
 }
 
@@ -48,7 +49,7 @@ impl Command {
                 reply(Err(why))
             }
             Self::Ask(question) => question.decline(why),
-            Self::Ack { .. } | Self::Expire { .. } | Self::Close => {}
+            Self::Ack { .. } | Self::Expire { .. } | Self::ReportTo(_) | Self::Close => {}
         }
     }
 }

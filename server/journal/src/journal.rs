@@ -24,7 +24,7 @@ use crate::directory::Directory;
 use crate::health::Health;
 use crate::settings::Settings;
 use crate::store::{Opener, StoreError};
-use crate::types::{Committed, Draft, Outcome, Reason, RecipientId, Record, Status, Unavailable, Waiting};
+use crate::types::{Committed, Draft, Outcome, Reason, RecipientId, Record, Settled, Status, Unavailable, Waiting};
 use crate::writer::Writer;
 
 /// Most bytes that are kept with a recipient.
@@ -32,6 +32,8 @@ pub const NOTE_BYTES_MAX: usize = 128 * 1024;
 
 /// Called for every committed record, in order of positions, before its publisher is answered.
 pub type Sink = Box<dyn FnMut(&Committed) + Send>;
+/// Called for every pair that is settled, once that is on disk.
+pub type Reporter = Box<dyn FnMut(&Settled) + Send>;
 /// Called once with an answer.
 pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 /// An answer that may not be had.
@@ -155,6 +157,13 @@ impl Journal {
     pub fn expire(&self, now: i64) {
         // The next call makes up for one that was not heard.
         let _ = self.sender.try_send(Command::Expire { now });
+    }
+
+    /// Has what becomes of messages told from now on. A pair whose message's id is not remembered any more, or
+    /// whose recipient was forgotten, is not told; one that was settled twice over a crash may be told twice.
+    pub fn report_to(&self, reporter: Reporter) {
+        // A queue that is full before anybody has the handle does not exist.
+        let _ = self.sender.try_send(Command::ReportTo(reporter));
     }
 
     /// Makes a recipient known. Only what is published later can wait for it.

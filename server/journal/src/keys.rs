@@ -78,6 +78,13 @@ pub(crate) fn id(publisher: &str, id: &[u8]) -> Vec<u8> {
     key
 }
 
+/// What [`id`] was made from.
+pub(crate) fn id_parts(key: &[u8]) -> Result<(&str, &[u8]), StoreError> {
+    let mut fields = Fields(key);
+    let publisher = fields.text()?;
+    Ok((publisher, fields.0))
+}
+
 /// The recipient's number stands in front; see [`with_number`].
 pub(crate) fn collapse(topic: &str, key: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4 + topic.len() + key.len());

@@ -42,6 +42,6 @@ pub use health::{Health, Trouble};
 pub use journal::{Answer, Journal, Recovered, Reply, Sink};
 pub use settings::Settings;
 pub use types::{
-    Committed, Draft, Outcome, PairState, Reason, RecipientId, Record, Refusal, RefusalReason, Status,
-    Unavailable, Waiting,
+    Committed, Draft, Outcome, PairState, Reason, RecipientId, Record, Refusal, RefusalReason, Settled,
+    Status, Unavailable, Waiting,
 };

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use crate::keys::{self, Fields};
 use crate::store::{Read, StoreError, StoreErrorKind, Table, Write};
+use crate::types::PairState;
 
 /// The state as of the last commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) struct Changes {
     topics: HashMap<Arc<str>, u64>,
     numbers: HashMap<Arc<str>, Option<u32>>,
     depths: HashMap<u32, u32>,
+    /// Pairs that were settled, in order: position, number, and what became of it.
+    pub(crate) settled: Vec<(u64, u32, PairState)>,
 }
 
 impl State {
@@ -149,6 +152,10 @@ impl<'a> Staged<'a> {
         self.changes.position = Some(position);
         self.changes.topics.insert(Arc::clone(topic), sequence);
         (position, sequence)
+    }
+
+    pub(crate) fn settled(&mut self, position: u64, number: u32, to: PairState) {
+        self.changes.settled.push((position, number, to));
     }
 
     pub(crate) fn deepen(&mut self, number: u32) {

@@ -184,6 +184,23 @@ impl PairState {
     }
 }
 
+/// A pair that does not wait any more, and why: on disk when it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Who published the record.
+    pub publisher: Arc<str>,
+    /// The publisher's id.
+    pub id: Vec<u8>,
+    /// Where the record is.
+    pub position: u64,
+    /// For whom it waited.
+    pub recipient: RecipientId,
+    /// What became of it; never [`PairState::Pending`].
+    pub state: PairState,
+    /// The newest time any order had brought, in ns UTC.
+    pub at: i64,
+}
+
 /// How many recipients of a record are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {

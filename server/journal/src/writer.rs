@@ -4,7 +4,7 @@
 //! does when the disk fails.
 #![forbid(unsafe_code)]
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -13,14 +13,14 @@ use std::time::Instant;
 use crate::apply::{Batch, Published};
 use crate::command::{Command, Question};
 use crate::fail;
-use crate::journal::{Answer, Recovered, Reply, Shared, Sink};
+use crate::journal::{Answer, Recovered, Reply, Reporter, Shared, Sink};
 use crate::keys;
 use crate::query;
 use crate::repair::{self, Repair};
 use crate::settings::Settings;
 use crate::state::{Changes, Staged, State};
 use crate::store::{Opener, Store, StoreError, StoreErrorKind, Table};
-use crate::types::{Committed, Outcome, Reason, RecipientId, Unavailable, Waiting};
+use crate::types::{Committed, Outcome, PairState, Reason, RecipientId, Settled, Unavailable, Waiting};
 
 /// About how many bytes of records one answer has.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -33,6 +33,7 @@ pub(crate) struct Writer {
     pub(crate) state: State,
     pub(crate) repair: Repair,
     pub(crate) sink: Sink,
+    reporter: Option<Reporter>,
     pub(crate) shared: Arc<Shared>,
     /// Acks that a failed commit left behind.
     pub(crate) carried: VecDeque<Ack>,
@@ -98,6 +99,7 @@ impl Writer {
             store: Some(store),
             state,
             sink,
+            reporter: None,
             shared,
             carried: VecDeque::new(),
             chores,
@@ -174,9 +176,11 @@ impl Writer {
             let time = match command {
                 Command::Publish { draft, .. } => draft.accepted_at,
                 Command::Ack { now, .. } | Command::Expire { now } | Command::Revoke { now, .. } => *now,
-                Command::Note { .. } | Command::Register { .. } | Command::Ask(_) | Command::Close => {
-                    continue;
-                }
+                Command::Note { .. }
+                | Command::Register { .. }
+                | Command::Ask(_)
+                | Command::ReportTo(_)
+                | Command::Close => continue,
             };
             self.now = self.now.max(time);
         }
@@ -236,7 +240,9 @@ impl Writer {
     fn committed(&mut self, batch: Vec<Command>, work: Work) {
         fail::hit(fail::COMMITTED);
         let before = self.state.position;
-        self.state.apply(work.changes.expect("a transaction that succeeded leaves its changes"));
+        let mut changes = work.changes.expect("a transaction that succeeded leaves its changes");
+        let settled = std::mem::take(&mut changes.settled);
+        self.state.apply(changes);
         assert!(self.state.position >= before, "I2: positions only grow");
         self.carried.clear();
         {
@@ -261,6 +267,31 @@ impl Writer {
             self.chores.push_back(Chore::Expire { now: self.now });
         }
         self.answer(batch, work.published, work.chores);
+        self.report(&settled);
+    }
+
+    /// Tells what became of pairs, to who asked for it.
+    fn report(&mut self, settled: &[(u64, u32, PairState)]) {
+        let (Some(reporter), Some(store)) = (&mut self.reporter, &self.store) else { return };
+        if settled.is_empty() {
+            return;
+        }
+        let concerned: HashSet<u32> = settled.iter().map(|(_, number, _)| *number).collect();
+        let named = self.state.numbers.iter().filter(|(_, number)| concerned.contains(number));
+        let names: HashMap<u32, &RecipientId> = named.map(|(name, number)| (*number, name)).collect();
+        let at = self.now;
+        let read = store.read(&mut |tables| {
+            for (position, number, state) in settled {
+                let Some(name) = names.get(number) else { continue };
+                let Some(key) = tables.get(Table::IdOrder, &keys::position(*position))? else { continue };
+                let (publisher, id) = keys::id_parts(&key)?;
+                let (publisher, id, recipient) = (publisher.into(), id.to_vec(), Arc::clone(name));
+                reporter(&Settled { publisher, id, position: *position, recipient, state: *state, at });
+            }
+            Ok(())
+        });
+        // Nobody waits for a report; what the disk said is known to the next order.
+        let _ = self.told(read);
     }
 
     /// Answers all of a committed batch, in order. I1: nobody hears of a record before this.
@@ -287,6 +318,7 @@ impl Writer {
                     }
                 },
                 Command::Ask(question) => questions.push(question),
+                Command::ReportTo(reporter) => self.reporter = Some(reporter),
                 Command::Ack { .. } | Command::Expire { .. } | Command::Close => {}
             }
         }
@@ -422,7 +454,7 @@ fn carry_out(
             }
             work.chores.push((number, batch.staged.position()));
         }
-        Command::Ask(_) | Command::Close => {}
+        Command::Ask(_) | Command::ReportTo(_) | Command::Close => {}
     }
     Ok(())
 }

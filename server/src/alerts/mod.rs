@@ -24,12 +24,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tickcast_engine::{Engine, Incoming};
 use tickcast_journal::{
-    Ack, AckError, Committed, Draft, Generation, Health, Journal, Outcome, Reason, RefusalReason, Settings,
-    Status, Unavailable,
+    Ack, AckError, Committed, Draft, Generation, Health, Journal, Outcome, PairState, Reason, RefusalReason,
+    Settings, Settled, Status, Unavailable,
 };
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::frame::{self, FLAG_CRITICAL, Frame, HEADER_LEN};
-use tickcast_protocol::message::{self, Class, Durability, FullRecipient, Message, View};
+use tickcast_protocol::message::{
+    self, Class, DeliveryOutcome, DeliveryReport, Durability, FullRecipient, Message, View,
+};
 use tickcast_protocol::registry::Facts;
 use tickcast_protocol::{ErrorCode, Header, Predicate, Topic, TopicFilter};
 
@@ -96,6 +98,9 @@ pub struct Limits {
     pub identities: usize,
 }
 
+/// Called with what became of a message for one recipient, on the journal's thread.
+pub type Report = Box<dyn FnMut(&Settled) + Send>;
+
 /// See the module.
 pub struct Alerts {
     journal: Journal,
@@ -152,6 +157,11 @@ impl Alerts {
             run,
             unnamed: AtomicU64::new(0),
         })
+    }
+
+    /// Has what becomes of messages told from now on.
+    pub fn report_to(&self, report: Report) {
+        self.journal.report_to(report);
     }
 
     /// What a message that was kept survives.
@@ -372,6 +382,29 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         self.identity.mailbox().detach(self.generation);
     }
+}
+
+/// The report of what became of a message for one recipient, on the topic `delivery_report.PUBLISHER`; none for
+/// a publisher whose name no topic can carry.
+#[must_use]
+pub fn delivery_report(settled: &Settled) -> Option<Message> {
+    let outcome = match settled.state {
+        PairState::Pending => return None,
+        PairState::Acked => DeliveryOutcome::ACKED,
+        PairState::Expired => DeliveryOutcome::EXPIRED,
+        PairState::Revoked => DeliveryOutcome::REVOKED,
+        PairState::Superseded => DeliveryOutcome::SUPERSEDED,
+    };
+    identity::is_name(&settled.publisher).then(|| {
+        Message::DeliveryReport(DeliveryReport {
+            publisher: settled.publisher.to_string(),
+            id: String::from_utf8_lossy(&settled.id).into_owned(),
+            position: settled.position,
+            recipient: settled.recipient.to_string(),
+            outcome,
+            ts: Timestamp(settled.at),
+        })
+    })
 }
 
 /// Gives an identity that exists to a connection that can prove it.

@@ -418,6 +418,9 @@ keys! {
         waiting: usize = 10_000, count(100, 1_000_000);
         /// How old the oldest of them may get; past that no more than 100 wait.
         waiting_age: Duration = "168h", duration(SECOND, 24 * 365 * HOUR);
+        /// Whether what became of each is published on `delivery_report.PUBLISHER`.
+        #[cost("a small message for each critical one and identity; delivered to whoever subscribes to it.")]
+        reports: bool = true, Kind::Flag;
     }
 
     /// The journal of critical messages, while `alerts.min_durability` is "disk".

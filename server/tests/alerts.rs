@@ -311,6 +311,40 @@ fn a_publisher_follows_what_becomes_of_its_alerts() {
 }
 
 #[test]
+fn an_operator_sees_for_whom_alerts_wait_and_forgets_who_does_not_come_back() {
+    let directory = TempDir::new().expect("a directory");
+    let server = serve(directory.path());
+    let (mut raw, token) = desk(&server, "desk/7");
+    let (away, _) = desk(&server, "gone");
+    drop(away);
+    alert(&server, "a", json!({}));
+    assert_eq!(
+        server.get("/api/v1/identities").1,
+        r#"[{"identity":"desk/7","waiting":1},{"identity":"gone","waiting":1}]"#
+    );
+    let forget = |name: &str| {
+        let request = format!(
+            "DELETE /api/v1/identities/{name} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            server.address()
+        );
+        common::http(server.address(), &request).0
+    };
+    assert_eq!((forget("gone"), forget("gone"), forget("nobody")), (200, 404, 404));
+    assert_eq!(alert(&server, "a", json!({}))["queued"], 1, "only one is left");
+    let (first, _) = letter(&mut raw);
+    assert_eq!(first.attempt, 1);
+    assert_eq!(forget("desk%2F7"), 200);
+    assert_eq!(raw.close_code(), Some(4509), "its connection is closed");
+    // The name is free, and nothing waits under it.
+    let (mut raw, identified) = identify(&server, "desk/7", "");
+    assert_ne!(identified.token, token);
+    raw.subscribe(2, "risk_alert.**", Start::LIVE);
+    assert!(matches!(raw.message(), Message::Acknowledge(_)));
+    let last = alert(&server, "a", json!({}));
+    assert_eq!(letter(&mut raw).0.position, last["position"]);
+}
+
+#[test]
 fn an_alert_expires_for_who_is_away_and_is_not_sent_late() {
     let directory = TempDir::new().expect("a directory");
     let server = serve(directory.path());

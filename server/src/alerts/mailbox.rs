@@ -46,6 +46,8 @@ pub struct Mailbox {
     fetching: bool,
     /// The last position that was at hand for the present connection.
     through: u64,
+    /// A part could not be had: the next one is not asked for before, in ns UTC.
+    not_before: i64,
     /// What was accepted up to here may have been handed out by an earlier run.
     old_through: u64,
 }
@@ -84,7 +86,7 @@ impl Mailbox {
     /// Lets go of the records. Which of them were handed out, and how often, stays known.
     fn forget(&mut self) {
         self.records.clear();
-        (self.caught_up, self.fetching, self.through) = (false, false, 0);
+        (self.caught_up, self.fetching, self.through, self.not_before) = (false, false, 0, 0);
     }
 
     /// A record that was just committed and waits for the identity.
@@ -114,21 +116,25 @@ impl Mailbox {
 
     /// From where to ask the journal for the next part, when there is need of one. Says so once.
     pub fn wants(&mut self, now: i64) -> Option<u64> {
-        let is_short = self.owner.is_some() && !self.caught_up && !self.fetching;
+        let is_short = self.owner.is_some() && !self.caught_up && !self.fetching && now >= self.not_before;
         let wants = is_short && !self.delivery.peek(now).is_some_and(|next| self.records.contains_key(&next));
         self.fetching |= wants;
         wants.then_some(self.through + 1)
     }
 
     /// A part that was asked for: what waits from `from` on, up to [`HELD_MAX`] records, empty when there are
-    /// no more. `None` when it could not be had: it is asked for again at the next occasion.
-    pub fn fetched(&mut self, from: u64, part: Option<Vec<Record>>) {
+    /// no more. `None` when it could not be had: it is asked for again after `retry_at`, in ns UTC.
+    pub fn fetched(&mut self, from: u64, part: Option<Vec<Record>>, retry_at: i64) {
         if !self.fetching || from != self.through + 1 {
             // For a connection that has gone.
             return;
         }
         self.fetching = false;
+        if part.is_none() {
+            self.not_before = retry_at;
+        }
         if let Some(records) = part {
+            self.not_before = 0;
             self.caught_up = records.is_empty();
             let through = records.last().map_or(u64::MAX, |last| last.position);
             let mut gone = self.delivery.waiting(from..=through);
@@ -176,7 +182,8 @@ impl Mailbox {
     /// When time alone asks for something, in ns UTC.
     #[must_use]
     pub fn due(&self) -> Option<i64> {
-        self.delivery.due()
+        let retry = (self.owner.is_some() && !self.caught_up && !self.fetching).then_some(self.not_before);
+        self.delivery.due().into_iter().chain(retry.filter(|at| *at > 0)).min()
     }
 
     fn nudge(&self) {

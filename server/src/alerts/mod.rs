@@ -24,8 +24,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tickcast_engine::{Engine, Incoming};
 use tickcast_journal::{
-    Ack, AckError, Committed, Draft, Generation, Health, Journal, Outcome, PairState, Reason, RefusalReason,
-    Settings, Settled, Status, Unavailable,
+    Ack, AckError, Committed, Draft, Generation, Health, Journal, Outcome, PairState, Reason, RecipientId,
+    RefusalReason, Settings, Settled, Status, Unavailable,
 };
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::frame::{self, FLAG_CRITICAL, Frame, HEADER_LEN};
@@ -39,6 +39,9 @@ use self::identity::{Identities, Identity, Wish};
 use self::mailbox::{HELD_MAX, Letter, Nudge};
 use crate::ingest::Refusal;
 use crate::metrics::Metrics;
+
+/// How long a part of what waits is not asked for again, when it could not be had, in ns.
+const FETCH_RETRY: i64 = 1_000_000_000;
 
 /// Called once with what became of something, on the journal's thread.
 pub type Answer<T> = Box<dyn FnOnce(Result<T, Refusal>) + Send>;
@@ -313,7 +316,7 @@ impl Alerts {
             if let Err(error) = &part {
                 tracing::warn!(identity = %identity.name(), %error, "what waits for an identity cannot be read now");
             }
-            identity.mailbox().fetched(from, part.ok());
+            identity.mailbox().fetched(from, part.ok(), now as i64 + FETCH_RETRY);
         });
         self.journal.pending(ticket.identity.name().clone(), from, HELD_MAX, fetched);
     }
@@ -339,6 +342,33 @@ impl Alerts {
         answer: Box<dyn FnOnce(Result<Option<Status>, Unavailable>) + Send>,
     ) {
         self.journal.status(publisher.into(), id.as_bytes().to_vec(), answer);
+    }
+
+    /// Every identity with what waits for it, by name.
+    pub fn waiting(&self, answer: Box<dyn FnOnce(Result<Vec<(RecipientId, u32)>, Unavailable>) + Send>) {
+        self.journal.recipients(answer);
+    }
+
+    /// Forgets an identity and all that waits for it; its connection is closed. Says whether there was one.
+    pub fn forget(
+        self: &Arc<Self>,
+        name: &str,
+        now: u64,
+        answer: Box<dyn FnOnce(Result<bool, Unavailable>) + Send>,
+    ) {
+        let Some(identity) = self.identities.find(name) else { return answer(Ok(false)) };
+        let identities = Arc::clone(&self.identities);
+        let forgotten = Box::new(move |forgotten: Result<(), Unavailable>| {
+            if forgotten.is_ok() {
+                identities.remove(identity.name());
+                // Nobody has it from now on, whoever had it is told.
+                let mut mailbox = identity.mailbox();
+                let _ = mailbox.attach(Box::new(|| {}));
+                mailbox.revoke();
+            }
+            answer(forgotten.map(|()| true));
+        });
+        self.journal.forget(name.into(), now as i64, forgotten);
     }
 
     /// Ends what is due. To be called every second or so.

@@ -92,6 +92,10 @@ impl Front {
         match path.as_str() {
             "/ws" | "/ws/realtime" => self.websocket(request, place).await,
             "/api/v1/publish" => self.publish(request).await,
+            "/api/v1/identities" if request.method() == Method::GET => self.identities().await,
+            _ if path.starts_with(IDENTITIES) && request.method() == Method::DELETE => {
+                self.forget(request.uri()).await
+            }
             _ if path.starts_with(ALERTS) && request.method() == Method::GET => {
                 self.alert(request.uri()).await
             }
@@ -112,7 +116,7 @@ impl Front {
             "/websocket/status" => json(StatusCode::OK, self.status.websocket_status()),
             "/" => text(StatusCode::OK, WELCOME),
             _ => {
-                let detail = "known paths: /ws /ws/realtime /api/v1/publish /api/v1/alerts/ID /websocket/status /healthz /readyz /metrics /version";
+                let detail = "known paths: /ws /ws/realtime /api/v1/publish /api/v1/alerts/ID /api/v1/identities /websocket/status /healthz /readyz /metrics /version";
                 problem(StatusCode::NOT_FOUND, "NOT_FOUND", "", detail)
             }
         }
@@ -120,10 +124,7 @@ impl Front {
 
     /// What became of a critical message: `/api/v1/alerts/{id}?publisher=NAME`.
     async fn alert(&self, uri: &Uri) -> Answer {
-        let Some(alerts) = self.ingest.alerts() else {
-            let detail = "this server keeps no critical messages (alerts.min_durability is \"memory\")";
-            return problem(StatusCode::NOT_FOUND, "NOT_DURABLE", "", detail);
-        };
+        let Some(alerts) = self.ingest.alerts() else { return no_journal() };
         let text = |encoded: &str| percent_decode_str(encoded).decode_utf8().map(Cow::into_owned);
         let id = text(uri.path().strip_prefix(ALERTS).unwrap_or_default());
         let asked =
@@ -161,6 +162,50 @@ impl Front {
             Ok(Ok(None)) => {
                 let detail = format!("no critical message of publisher `{publisher}` with this id is known");
                 problem(StatusCode::NOT_FOUND, "NOT_FOUND", "id", &detail)
+            }
+            Ok(Err(error)) => unavailable(&error.to_string()),
+            Err(_) => unavailable("the server is shutting down; ask again shortly"),
+        }
+    }
+
+    /// Every identity, with how much waits for it.
+    async fn identities(&self) -> Answer {
+        let Some(alerts) = self.ingest.alerts() else { return no_journal() };
+        let (sender, answer) = oneshot::channel();
+        alerts.waiting(Box::new(move |waiting| drop(sender.send(waiting))));
+        match answer.await {
+            Ok(Ok(all)) => {
+                let all = all
+                    .iter()
+                    .map(|(name, waiting)| serde_json::json!({"identity": &**name, "waiting": waiting}));
+                json(StatusCode::OK, serde_json::Value::from_iter(all).to_string())
+            }
+            Ok(Err(error)) => unavailable(&error.to_string()),
+            Err(_) => unavailable("the server is shutting down; ask again shortly"),
+        }
+    }
+
+    /// Forgets an identity and what waits for it.
+    async fn forget(&self, uri: &Uri) -> Answer {
+        let Some(alerts) = self.ingest.alerts() else { return no_journal() };
+        if let Err(denied) = self.ingest.authorizer().may_connect_as_publisher(&Principal::Anonymous) {
+            return problem(StatusCode::FORBIDDEN, "FORBIDDEN", "", denied.message);
+        }
+        let name = uri.path().strip_prefix(IDENTITIES).unwrap_or_default();
+        let Ok(name) = percent_decode_str(name).decode_utf8() else {
+            return problem(
+                StatusCode::BAD_REQUEST,
+                "INVALID_FIELD",
+                "identity",
+                "an identity is UTF-8, percent-encoded",
+            );
+        };
+        let (sender, answer) = oneshot::channel();
+        alerts.forget(&name, self.ingest.now(), Box::new(move |forgotten| drop(sender.send(forgotten))));
+        match answer.await {
+            Ok(Ok(true)) => json(StatusCode::OK, serde_json::json!({"forgotten": name}).to_string()),
+            Ok(Ok(false)) => {
+                problem(StatusCode::NOT_FOUND, "NOT_FOUND", "identity", "no identity has this name")
             }
             Ok(Err(error)) => unavailable(&error.to_string()),
             Err(_) => unavailable("the server is shutting down; ask again shortly"),
@@ -286,6 +331,8 @@ impl Front {
     }
 }
 
+/// Where an identity is forgotten.
+const IDENTITIES: &str = "/api/v1/identities/";
 /// Where critical messages are asked after.
 const ALERTS: &str = "/api/v1/alerts/";
 
@@ -294,10 +341,16 @@ const WELCOME: &str = "Tickcast\n\n\
   /ws/realtime        WebSocket: JSON v1.0 (dialect D1)\n\
   /api/v1/publish     POST one message, an array, or NDJSON\n\
   /api/v1/alerts/ID   what became of a critical message\n\
+  /api/v1/identities  for whom critical messages wait; DELETE .../NAME forgets one\n\
   /websocket/status   connections and stream health\n\
   /healthz /readyz    alive, ready\n\
   /metrics            Prometheus\n\
   /version            versions\n";
+
+fn no_journal() -> Answer {
+    let detail = "this server keeps no critical messages (alerts.min_durability is \"memory\")";
+    problem(StatusCode::NOT_FOUND, "NOT_DURABLE", "", detail)
+}
 
 fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");

@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
 use tickcast_engine::{Engine, Incoming};
+use tickcast_journal::directory::Directory;
+use tickcast_journal::store::Opener;
 use tickcast_journal::{
     Ack, AckError, Committed, Draft, Generation, Health, Journal, Outcome, PairState, Reason, RecipientId,
     RefusalReason, Settings, Settled, Status, Unavailable,
@@ -130,6 +132,23 @@ impl Alerts {
         hasher: &RandomState,
         now: u64,
     ) -> Result<Self, String> {
+        let directory = Directory::lock(&settings).map_err(|error| error.to_string())?;
+        Self::open_with(settings, Box::new(directory), limits, metrics, engine, hasher, now)
+    }
+
+    /// As [`Alerts::open`], with a store of another kind.
+    ///
+    /// # Errors
+    /// As [`Alerts::open`].
+    pub fn open_with(
+        settings: Settings,
+        opener: Box<dyn Opener>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        engine: &Engine,
+        hasher: &RandomState,
+        now: u64,
+    ) -> Result<Self, String> {
         let identities = Arc::new(Identities::default());
         let mut sink = Sink {
             engine: engine.clone(),
@@ -137,8 +156,9 @@ impl Alerts {
             hasher: hasher.clone(),
             heads: HashMap::new(),
         };
-        let (journal, recovered) = Journal::open(settings, Box::new(move |committed| sink.commit(committed)))
-            .map_err(|error| error.to_string())?;
+        let sink = Box::new(move |committed: &Committed| sink.commit(committed));
+        let (journal, recovered) =
+            Journal::open_with(settings, opener, sink).map_err(|error| error.to_string())?;
         for (topic, head) in &recovered.topics {
             found_topic(engine, topic, *head, now);
         }

@@ -28,7 +28,8 @@ impl IdentityArgs {
     pub(super) fn load(&self) -> Result<Option<Identity>, String> {
         let Some(name) = &self.identity else { return Ok(None) };
         // A name may have slashes, a file may not.
-        let file = self.token_file.clone().unwrap_or_else(|| format!("{}.token", name.replace('/', "_")).into());
+        let file =
+            self.token_file.clone().unwrap_or_else(|| format!("{}.token", name.replace('/', "_")).into());
         let token = match fs::read_to_string(&file) {
             Ok(token) => token.trim().to_owned(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,6 +1,7 @@
 //! The command line of `loadtest` and of `tickcast bench`, which are one program.
 //!
-//! Exit codes: 0 ok, 1 failure while running, 2 usage, 3 a condition of --fail-if, 4 cannot connect.
+//! Exit codes: 0 ok, 1 failure while running, 2 usage, 3 a condition of --fail-if or an account that --check
+//! found off, 4 cannot connect.
 #![forbid(unsafe_code)]
 
 mod overrides;
@@ -16,7 +17,7 @@ use clap::{Args, Subcommand};
 use crate::ceiling::{Ceiling, Mode, Options};
 use crate::procfs;
 use crate::report::condition::Condition;
-use crate::report::{EXIT_CONDITION, compare, html, png, summary};
+use crate::report::{EXIT_CONDITION, account, compare, html, png, summary};
 use crate::results::{Run, SCHEMA};
 pub use overrides::PlanFlags;
 pub use session::Targets;
@@ -34,6 +35,8 @@ const EXAMPLES: &str = "Examples:
   bench pair --profile sat1k --repeat 9 --spawn target/release/tickcast
                                                             the server and the bare loop, alternating
   bench ceiling --listen 127.0.0.1:9000                     the bare loop, to be measured like a server
+  bench --profile alerts --check --spawn target/release/tickcast
+                                                            alerts beside saturated ticks, every event accounted for
   bench --subs 200 --rate 2k --for 10s --report before.html --fail-if 'p99>2ms'
   bench compare before.json after.json";
 
@@ -239,6 +242,13 @@ impl Output {
         for condition in conditions {
             let outcome = condition.judge(run);
             eprintln!("{}", outcome.sentence);
+            if outcome.fails {
+                code = EXIT_CONDITION;
+            }
+        }
+        if run.profile.accounts {
+            let outcome = account::judge(run);
+            eprintln!("--check: {}", outcome.sentence);
             if outcome.fails {
                 code = EXIT_CONDITION;
             }

@@ -55,12 +55,12 @@ impl Format {
         !matches!(self, Self::Binary)
     }
 
-    /// What a subscriber says after the upgrade to get `symbols`, each acknowledged once.
-    pub fn greet<'a>(self, kind: Kind, symbols: impl Iterator<Item = &'a str>, out: &mut Vec<u8>) {
+    /// What a subscriber says after the upgrade to get `topics`, each acknowledged once.
+    pub fn greet<'a>(self, topics: impl Iterator<Item = (Kind, &'a str)>, out: &mut Vec<u8>) {
         match self {
             Self::Binary => {
                 hello(Role::SUBSCRIBER, out);
-                for (request, symbol) in (1..).zip(symbols) {
+                for (request, (kind, symbol)) in (1..).zip(topics) {
                     let subscribe = Message::Subscribe(Subscribe {
                         request,
                         filter: format!("{}.{symbol}", kind.name()),
@@ -73,7 +73,7 @@ impl Format {
                 }
             }
             Self::D1Snake | Self::D1Camel => {
-                for (request, symbol) in (1..).zip(symbols) {
+                for (request, (kind, symbol)) in (1..).zip(topics) {
                     let request_id = format!("load-{request}");
                     let text = if self == Self::D1Camel {
                         json!({"messageType": "subscribe", "version": "1.0", "data":

@@ -1,6 +1,7 @@
 //! The outside view of a server that fans out: load, measurement, comparison, report.
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod ceiling;
 pub mod cli;
 pub mod clock;

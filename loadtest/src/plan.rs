@@ -67,6 +67,10 @@ pub struct Plan {
     /// The generator never sleeps while messages are due or in flight, so that a server on the same machine
     /// does not spend its time on waking it.
     pub poll: bool,
+    /// Distance of two alerts to every subscriber that reads, published beside the messages, open loop.
+    pub alert_every: Option<Duration>,
+    /// The account of every subscriber that reads is checked.
+    pub accounts: bool,
 }
 
 const DEFAULT: Plan = Plan {
@@ -85,15 +89,18 @@ const DEFAULT: Plan = Plan {
     warm_up: Duration::from_secs(1),
     connects: 64,
     poll: false,
+    alert_every: None,
+    accounts: false,
 };
 
 /// Names of all profiles, in the order of the help.
-pub const PROFILES: [&str; 14] = [
+pub const PROFILES: [&str; 15] = [
     "custom",
     "lone1k",
     "fan1k",
     "fan10k",
     "sat1k",
+    "alerts",
     "burst",
     "sparse",
     "sparse10k",
@@ -135,6 +142,13 @@ impl Plan {
                 about: "1,000 subscribers of one topic, 64 messages in flight, counted by the slowest subscriber",
                 pace: Pace::Window(64),
                 formats: binary(1_000),
+                ..plan
+            },
+            "alerts" => Self {
+                about: "the load of sat1k, and beside it an alert to each of the 1,000 every 10 ms",
+                pace: Pace::Window(64),
+                formats: binary(1_000),
+                alert_every: Some(Duration::from_millis(10)),
                 ..plan
             },
             "burst" => Self {
@@ -225,6 +239,25 @@ impl Plan {
         if self.readers() + self.slow > 60_000 {
             return Err("--subs and --slow together may be 60,000".to_owned());
         }
+        if self.formats.iter().any(|(format, _)| format.is_json()) {
+            if self.accounts {
+                return Err("--check reads sequences from frames: every --format must be binary".to_owned());
+            }
+            if self.alert_every.is_some() {
+                return Err("alerts are told apart by their frames: every --format must be binary".to_owned());
+            }
+        }
+        if self.accounts && self.pace == Pace::Still {
+            return Err("--check needs a profile that publishes".to_owned());
+        }
+        if let Some(every) = self.alert_every {
+            if self.pace == Pace::Still {
+                return Err("alerts are published beside messages: choose a profile that has some".to_owned());
+            }
+            if every < Duration::from_micros(100) || every > Duration::from_secs(60) {
+                return Err("--alert-every must be 100us to 60s".to_owned());
+            }
+        }
         match self.pace {
             Pace::Rate(rate) if !(0.001..=10_000_000.0).contains(&rate) => {
                 Err("--rate must be 0.001 to 10,000,000 a second".to_owned())
@@ -253,7 +286,7 @@ impl Plan {
     /// Connections that a server must be able to hold.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.readers() + self.slow + self.publishers + self.connects
+        self.readers() + self.slow + self.publishers + usize::from(self.alert_every.is_some()) + self.connects
     }
 
     /// Name of a topic's key. All have the same length.
@@ -342,6 +375,8 @@ impl Plan {
             measure_ns: self.measure.as_nanos() as u64,
             warm_up_ns: self.warm_up.as_nanos() as u64,
             class: None,
+            alert_every_ns: self.alert_every.map(|every| every.as_nanos() as u64),
+            accounts: self.accounts,
             overrides,
         }
     }
@@ -373,6 +408,9 @@ mod tests {
         assert_eq!((of("slow").readers(), of("slow").slow, of("slow").frame_bytes), (900, 100, 1_024));
         assert_eq!((of("low").readers(), of("low").offered()), (100, Some(1_000.0)));
         assert_eq!(of("idle").readers(), 10_000);
+        let alerts = Plan { name: "sat1k", about: of("sat1k").about, alert_every: None, ..of("alerts") };
+        assert_eq!(alerts, of("sat1k"), "alerts come beside the load of sat1k");
+        assert_eq!(of("alerts").alert_every, Some(Duration::from_millis(10)));
     }
 
     #[test]

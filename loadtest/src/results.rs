@@ -68,6 +68,12 @@ pub struct ProfileFacts {
     /// Delivery class asked for at subscribe, when it is not the type's own.
     #[serde(default)]
     pub class: Option<String>,
+    /// Distance of two alerts, where alerts are published beside the messages.
+    #[serde(default)]
+    pub alert_every_ns: Option<u64>,
+    /// Whether the account of every subscriber was checked, which costs the generator time.
+    #[serde(default)]
+    pub accounts: bool,
     /// Every flag that differed from the profile's table, as `name=value`.
     #[serde(default)]
     pub overrides: Vec<String>,
@@ -222,6 +228,95 @@ pub struct Repetition {
     pub connects: Option<Connects>,
     /// Slow readers, in profiles that have them.
     pub slow: Option<SlowReaders>,
+    /// Alerts beside the messages, in profiles that have them. They count in none of the figures above but
+    /// [`Repetition::wire_bytes`] and what is divided by deliveries.
+    #[serde(default)]
+    pub alerts: Option<Alerts>,
+    /// The accounts of all subscribers, when they were checked.
+    #[serde(default)]
+    pub account: Option<Account>,
+}
+
+impl Repetition {
+    /// Deliveries received, alerts included.
+    #[must_use]
+    pub fn deliveries(&self) -> u64 {
+        self.delivered.saturating_add(self.alerts.as_ref().map_or(0, |alerts| alerts.delivered))
+    }
+}
+
+/// Critical messages that were published beside the others, open loop, to every subscriber that reads.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Alerts {
+    /// Alerts published.
+    pub published: u64,
+    /// Deliveries due.
+    pub expected: u64,
+    /// Deliveries received.
+    pub delivered: u64,
+    /// Deliveries that never came. No notice excuses them: an alert is never conflated and never gapped.
+    pub lost: u64,
+    /// Deliveries received more than once or out of order.
+    pub duplicated: u64,
+    /// Latency of each delivery from the time its alert was planned for.
+    pub as_felt: Option<Latency>,
+    /// Latency of each delivery from the time its alert was really sent.
+    pub service_only: Option<Latency>,
+    /// From the planned time of an alert to its arrival at the last subscriber.
+    pub last_subscriber: Option<Latency>,
+    /// From the actual send of an alert to its arrival at the last subscriber.
+    pub last_subscriber_service: Option<Latency>,
+    /// How late alerts were sent after their planned time, 99th percentile.
+    pub schedule_lag_p99_ns: u64,
+    /// The largest such lateness.
+    pub schedule_lag_max_ns: u64,
+}
+
+/// The accounts of all subscribers, summed: from the first message of the warm-up to the end of the run, alerts
+/// included. When it is whole, `received + conflated + gapped + filtered = published`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Events published, once for each subscriber of theirs.
+    pub published: u64,
+    /// Events received in their turn.
+    pub received: u64,
+    /// Events that notices told as conflated.
+    pub conflated: u64,
+    /// Events that notices told as gapped.
+    pub gapped: u64,
+    /// Events that notices or heartbeats told as filtered.
+    pub filtered: u64,
+    /// Events by which accounts are off: neither received nor told of, or told of and never published.
+    pub unaccounted: u64,
+    /// Frames and notices that came again, out of order, for a stream that was not announced, or with counts
+    /// that do not fit their range.
+    pub misordered: u64,
+}
+
+impl Account {
+    /// Whether every event is accounted for, and came in its turn.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let parts = [self.conflated, self.gapped, self.filtered];
+        let sum = parts.into_iter().fold(self.received, u64::saturating_add);
+        self.unaccounted == 0 && self.misordered == 0 && sum == self.published
+    }
+
+    /// Adds the accounts of another run.
+    pub fn add(&mut self, other: &Self) {
+        let pairs = [
+            (&mut self.published, other.published),
+            (&mut self.received, other.received),
+            (&mut self.conflated, other.conflated),
+            (&mut self.gapped, other.gapped),
+            (&mut self.filtered, other.filtered),
+            (&mut self.unaccounted, other.unaccounted),
+            (&mut self.misordered, other.misordered),
+        ];
+        for (count, more) in pairs {
+            *count = count.saturating_add(more);
+        }
+    }
 }
 
 /// Deliveries of one format.
@@ -454,6 +549,41 @@ mod tests {
         };
         let text = serde_json::to_string(&run).unwrap();
         assert_eq!(serde_json::from_str::<Run>(&text).unwrap(), run);
+    }
+
+    #[test]
+    fn a_run_from_before_there_were_alerts_and_accounts_is_read() {
+        let mut run =
+            serde_json::to_value(Run { repetitions: vec![Repetition::default()], ..Run::default() }).unwrap();
+        let repetition = run["repetitions"][0].as_object_mut().unwrap();
+        assert!(repetition.remove("alerts").is_some() && repetition.remove("account").is_some());
+        let profile = run["profile"].as_object_mut().unwrap();
+        assert!(profile.remove("alert_every_ns").is_some() && profile.remove("accounts").is_some());
+        let read: Run = serde_json::from_value(run).unwrap();
+        assert_eq!(read.repetitions, [Repetition::default()]);
+    }
+
+    #[test]
+    fn an_account_is_whole_only_when_its_parts_are_its_sum() {
+        let whole = Account {
+            published: 10,
+            received: 6,
+            conflated: 1,
+            gapped: 2,
+            filtered: 1,
+            ..Account::default()
+        };
+        assert!(whole.is_whole());
+        for broken in [
+            Account { received: 5, ..whole },
+            Account { unaccounted: 1, ..whole },
+            Account { misordered: 1, ..whole },
+        ] {
+            assert!(!broken.is_whole(), "{broken:?}");
+            let mut sum = whole;
+            sum.add(&broken);
+            assert!(!sum.is_whole(), "{sum:?}");
+        }
     }
 
     #[test]

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use crate::ceiling::Counts;
 use crate::clock::{Clock, thread_cpu};
-use crate::generator::Generator;
+use crate::generator::{Alerts, Generator};
 use crate::ledger::latency;
 use crate::plan::{Pace, Plan, Shape};
 use crate::procfs::{Memory, Process};
 use crate::results::{
-    Connects, FormatResult, Generator as GeneratorFacts, Repetition, Sends, ServerUse, SlowReaders,
+    Alerts as AlertResults, Connects, FormatResult, Generator as GeneratorFacts, Repetition, Sends,
+    ServerUse, SlowReaders,
 };
 
 /// Silence after which what has not arrived is not waited for.
@@ -92,6 +93,10 @@ pub fn repetition(plan: &Plan, target: &Target, progress: &mut dyn FnMut(Progres
         readers.p99_without_ns = fast;
         readers.p99_ratio = slow.zip(fast).map(|(slow, fast)| slow as f64 / fast.max(1) as f64);
     }
+    // A fault in the run without them is a fault as well.
+    if let (Some(account), Some(other)) = (&mut with.repetition.account, &without.repetition.account) {
+        account.add(other);
+    }
     Ok(with)
 }
 
@@ -137,6 +142,9 @@ impl<'a> Run<'a> {
             self.generator.schedule(self.plan.warm_up.as_nanos() as u64, false);
             self.drain(|_| {});
             self.generator.ledger.give_up();
+            if let Some(alerts) = &mut self.generator.alerts {
+                alerts.ledger.give_up();
+            }
         }
         self.measured(connects, progress)
     }
@@ -159,7 +167,7 @@ impl<'a> Run<'a> {
             if self.generator.reads != seen || !self.generator.is_published() {
                 (seen, moved) = (self.generator.reads, now);
             }
-            let arrived = self.generator.is_published() && self.generator.ledger.in_flight() == 0;
+            let arrived = self.generator.is_published() && self.generator.in_flight() == 0;
             if arrived || now - moved > QUIET_NS {
                 return;
             }
@@ -180,6 +188,10 @@ impl<'a> Run<'a> {
         let server_before = sample(self.target.process);
         let start = self.clock.now();
         self.generator.ledger.measure_from_here(start);
+        if let Some(alerts) = &mut self.generator.alerts {
+            alerts.ledger.measure_from_here(start);
+            alerts.duplicated = 0;
+        }
         if self.plan.shape == Shape::Churn {
             self.generator.begin_arrivals(false);
         }
@@ -225,6 +237,8 @@ impl<'a> Run<'a> {
         let ledger = &mut self.generator.ledger;
         // What came after the last whole second belongs to one more.
         ledger.end_second(second, None);
+        let alerts = self.generator.alerts.as_mut().map(alert_results);
+        let ledger = &self.generator.ledger;
         let elapsed = match plan.pace {
             Pace::Still => ended - start,
             Pace::Window(_) => ledger.last_arrival - start,
@@ -274,12 +288,14 @@ impl<'a> Run<'a> {
             sends: sends_before.zip(sends_after).map(|(before, after)| sends(before, after)),
             connects: Some(connects),
             slow: None,
+            alerts,
+            account: generator.settled(),
         };
         (found.generator.schedule_lag_p99_ns, found.generator.schedule_lag_max_ns) = ledger.lag_p99_and_max();
         judge(&mut found);
         found.server = server_before
             .zip(server_after)
-            .map(|(before, after)| self.server_use(before, after, ended - start, found.delivered));
+            .map(|(before, after)| self.server_use(before, after, ended - start, found.deliveries()));
         if plan.slow > 0 {
             let growth = self.connected.zip(server_after).map(|(connected, after)| {
                 after.memory.anonymous.saturating_sub(connected.memory.anonymous) as f64 / plan.slow as f64
@@ -365,11 +381,13 @@ impl<'a> Run<'a> {
         formats
             .map(|(number, (format, _))| {
                 let (delivered, bytes) = (ledger.delivered_in(number), self.generator.wire_bytes[number]);
+                let alerts = self.generator.alerts.as_ref();
+                let all = delivered + alerts.map_or(0, |alerts| alerts.ledger.delivered_in(number));
                 FormatResult {
                     format: format.info().name.to_owned(),
                     delivered,
                     wire_bytes: bytes,
-                    bytes_per_delivery: bytes as f64 / delivered.max(1) as f64,
+                    bytes_per_delivery: bytes as f64 / all.max(1) as f64,
                     as_felt: ledger.felt(Some(number)),
                 }
             })
@@ -438,6 +456,27 @@ fn stats(address: SocketAddr) -> Option<Counts> {
     serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()
 }
 
+/// What became of the alerts. Their seconds are not told apart.
+fn alert_results(alerts: &mut Alerts) -> AlertResults {
+    let ledger = &mut alerts.ledger;
+    ledger.end_second(0, None);
+    let (last_subscriber, last_subscriber_service) = ledger.last();
+    let (schedule_lag_p99_ns, schedule_lag_max_ns) = ledger.lag_p99_and_max();
+    AlertResults {
+        published: ledger.published,
+        expected: ledger.expected,
+        delivered: ledger.delivered,
+        lost: ledger.expected.saturating_sub(ledger.delivered),
+        duplicated: alerts.duplicated,
+        as_felt: ledger.felt(None),
+        service_only: ledger.service(),
+        last_subscriber,
+        last_subscriber_service,
+        schedule_lag_p99_ns,
+        schedule_lag_max_ns,
+    }
+}
+
 /// Says whether the figures speak of the generator.
 fn judge(found: &mut Repetition) {
     let p50 = found.as_felt.as_ref().map_or(0, |latency| latency.p50_ns);
@@ -450,6 +489,16 @@ fn judge(found: &mut Repetition) {
             lag as f64 / 1e6,
             p50 as f64 / 1e6
         ));
+    }
+    if let Some(alerts) = &found.alerts {
+        let (lag, p50) = (alerts.schedule_lag_p99_ns, alerts.as_felt.as_ref().map_or(0, |felt| felt.p50_ns));
+        if lag as f64 > LAG_SHARE_MAX * p50 as f64 {
+            reasons.push(format!(
+                "its schedule lag p99 of {:.3} ms with alerts is more than a tenth of their median latency, {:.3} ms",
+                lag as f64 / 1e6,
+                p50 as f64 / 1e6
+            ));
+        }
     }
     if generator.cpu_share > CPU_SHARE_MAX {
         reasons.push(format!("its thread used {:.0} % of a core", generator.cpu_share * 100.0));
@@ -483,6 +532,18 @@ mod tests {
             judge(&mut found);
             assert_eq!(found.generator.generator_limited, !words.is_empty());
             assert!(found.generator.reason.contains(words), "{}", found.generator.reason);
+        }
+    }
+
+    #[test]
+    fn late_alerts_are_the_generators_doing_whatever_the_messages_are() {
+        for (lag, is_limited) in [(9_000, false), (11_000, true)] {
+            let felt = Some(Latency { p50_ns: 100_000, ..Latency::default() });
+            let alerts = AlertResults { schedule_lag_p99_ns: lag, as_felt: felt, ..AlertResults::default() };
+            let mut found = Repetition { offered_per_s: None, alerts: Some(alerts), ..found(0, 0.5) };
+            judge(&mut found);
+            assert_eq!(found.generator.generator_limited, is_limited);
+            assert_eq!(found.generator.reason.contains("with alerts"), is_limited);
         }
     }
 

@@ -8,13 +8,18 @@
 use clap::ValueEnum;
 use tickcast_protocol::field::{Entry, Map, Scalar, Timestamp};
 use tickcast_protocol::frame::{self, HEADER_LEN};
-use tickcast_protocol::message::{AnalyticsUpdate, MarketData, Message, PublicTrade, Side};
+use tickcast_protocol::message::{
+    AnalyticsUpdate, MarketData, Message, PublicTrade, RiskAlert, RiskType, Severity, Side,
+};
 use tickcast_protocol::{Decimal, Frame};
 
 use crate::websocket;
 
 /// Largest frame that is published: what a server takes from a publisher, less the WebSocket head.
 pub const FRAME_BYTES_MAX: usize = 15 * 1024;
+
+/// Bytes of an alert's frame, header included.
+pub const ALERT_FRAME_BYTES: usize = 256;
 
 /// What is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ValueEnum)]
@@ -25,6 +30,9 @@ pub enum Kind {
     MarketData,
     /// Free-form results: class latest, padded in one of them
     AnalyticsUpdate,
+    /// An alert, which is published beside the others: class critical, padded in its message
+    #[value(skip)]
+    RiskAlert,
 }
 
 /// A number that no other field of a template holds, of as many digits as a decimal may have.
@@ -33,7 +41,7 @@ const SENTINEL: i64 = 812_736_455_463_728_190;
 const SENTINEL_TIME: i64 = 7_234_567_890_123_456_789;
 
 impl Kind {
-    /// All of them.
+    /// What a load may consist of; alerts come beside it.
     pub const ALL: [Self; 3] = [Self::PublicTrade, Self::MarketData, Self::AnalyticsUpdate];
 
     /// Its name on the wire, with which its topics begin.
@@ -43,6 +51,7 @@ impl Kind {
             Self::PublicTrade => "public_trade",
             Self::MarketData => "market_data",
             Self::AnalyticsUpdate => "analytics_update",
+            Self::RiskAlert => "risk_alert",
         }
     }
 
@@ -52,6 +61,7 @@ impl Kind {
         match self {
             Self::PublicTrade | Self::MarketData => b"\"volume\":",
             Self::AnalyticsUpdate => b"\"number\":",
+            Self::RiskAlert => b"\"current_value\":",
         }
     }
 
@@ -61,6 +71,7 @@ impl Kind {
         match self {
             Self::PublicTrade | Self::MarketData => "market_data",
             Self::AnalyticsUpdate => "analytics_update",
+            Self::RiskAlert => "risk_alert",
         }
     }
 
@@ -111,6 +122,21 @@ impl Kind {
                 confidence_score: None,
                 data_quality_score: None,
                 instrument_id: Some(1),
+            }),
+            Self::RiskAlert => Message::RiskAlert(RiskAlert {
+                scope: symbol,
+                risk_type: RiskType::LOSS_LIMIT,
+                severity: Severity::CRITICAL,
+                message: pad.unwrap_or_default(),
+                current_value: decimal(number, 0),
+                threshold: decimal(6_701_250, -2),
+                ts,
+                metric: None,
+                limit_value: None,
+                recommended_action: None,
+                auto_action_taken: None,
+                portfolio_id: Some("LOADTEST".to_owned()),
+                session_id: None,
             }),
         }
     }
@@ -215,7 +241,7 @@ mod tests {
 
     #[test]
     fn every_kind_has_the_size_asked_for_and_carries_number_and_time() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().chain([Kind::RiskAlert]) {
             for size in [256, 1_024, 4_096] {
                 let template = Template::new(kind, "LOAD0007", size).unwrap();
                 assert_eq!(template.frame_len(), size, "{kind:?}");

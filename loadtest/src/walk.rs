@@ -14,10 +14,31 @@ pub const FIRST_DATA_TYPE: u16 = 100;
 
 /// What a walk finds.
 pub trait Sink {
+    /// A data frame, by its header: before [`Sink::data`] or [`Sink::alert`], and for types that are neither.
+    fn header(&mut self, header: &[u8; HEADER_LEN]);
     /// A message of the load, by its number.
     fn data(&mut self, number: u64);
+    /// An alert beside the load, by its number.
+    fn alert(&mut self, number: u64);
     /// Anything else: the opcode of its WebSocket frame and one Tickcast frame, text or payload.
     fn control(&mut self, opcode: u8, bytes: &[u8]);
+}
+
+/// What a walk looks for.
+#[derive(Debug, Clone, Copy)]
+pub struct Marks {
+    /// Where the number of a message is.
+    pub message: Mark,
+    /// The same for an alert, where there are any.
+    pub alert: Option<Mark>,
+}
+
+impl Marks {
+    /// For a load without alerts.
+    #[must_use]
+    pub const fn of(message: Mark) -> Self {
+        Self { message, alert: None }
+    }
 }
 
 /// Bytes that no server of ours sends.
@@ -31,7 +52,7 @@ pub struct Fault(pub &'static str);
 /// # Errors
 /// What cannot be read.
 #[inline]
-pub fn messages(bytes: &[u8], mark: &Mark, hint: &mut u32, sink: &mut impl Sink) -> Result<usize, Fault> {
+pub fn messages(bytes: &[u8], marks: &Marks, hint: &mut u32, sink: &mut impl Sink) -> Result<usize, Fault> {
     let mut at = 0;
     while let Some(head) = websocket::head(&bytes[at..]) {
         let Some(payload) = bytes.get(at + head.len..at + head.len + head.payload) else { break };
@@ -39,8 +60,8 @@ pub fn messages(bytes: &[u8], mark: &Mark, hint: &mut u32, sink: &mut impl Sink)
             return Err(Fault("a masked or fragmented WebSocket frame from a server"));
         }
         match head.opcode {
-            websocket::BINARY => frames(payload, mark, sink)?,
-            websocket::TEXT => match json_number(payload, mark.json, hint) {
+            websocket::BINARY => frames(payload, marks, sink)?,
+            websocket::TEXT => match json_number(payload, marks.message.json, hint) {
                 Some(number) => sink.data(number),
                 None => sink.control(websocket::TEXT, payload),
             },
@@ -52,7 +73,7 @@ pub fn messages(bytes: &[u8], mark: &Mark, hint: &mut u32, sink: &mut impl Sink)
 }
 
 #[inline]
-fn frames(mut rest: &[u8], mark: &Mark, sink: &mut impl Sink) -> Result<(), Fault> {
+fn frames(mut rest: &[u8], marks: &Marks, sink: &mut impl Sink) -> Result<(), Fault> {
     while !rest.is_empty() {
         let Some(header) = rest.first_chunk::<HEADER_LEN>() else {
             return Err(Fault("a frame shorter than its header"));
@@ -66,10 +87,16 @@ fn frames(mut rest: &[u8], mark: &Mark, sink: &mut impl Sink) -> Result<(), Faul
             return Err(Fault("a frame longer than its WebSocket message"));
         };
         let type_id = u16::from_le_bytes([header[4], header[5]]);
-        if type_id == mark.type_id {
-            sink.data(mark.number(frame).ok_or(Fault("a data frame shorter than was published"))?);
-        } else if type_id < FIRST_DATA_TYPE {
+        let short = Fault("a data frame shorter than was published");
+        if type_id < FIRST_DATA_TYPE {
             sink.control(websocket::BINARY, frame);
+        } else {
+            sink.header(header);
+            if type_id == marks.message.type_id {
+                sink.data(marks.message.number(frame).ok_or(short)?);
+            } else if let Some(alert) = marks.alert.filter(|alert| alert.type_id == type_id) {
+                sink.alert(alert.number(frame).ok_or(short)?);
+            }
         }
         rest = after;
     }
@@ -108,12 +135,20 @@ mod tests {
     #[derive(Default)]
     struct Seen {
         numbers: Vec<u64>,
+        alerts: Vec<u64>,
+        headers: usize,
         control: Vec<u8>,
     }
 
     impl Sink for Seen {
+        fn header(&mut self, _: &[u8; HEADER_LEN]) {
+            self.headers += 1;
+        }
         fn data(&mut self, number: u64) {
             self.numbers.push(number);
+        }
+        fn alert(&mut self, number: u64) {
+            self.alerts.push(number);
         }
         fn control(&mut self, opcode: u8, _: &[u8]) {
             self.control.push(opcode);
@@ -140,10 +175,27 @@ mod tests {
         websocket::server_message(websocket::BINARY, &frame_of(&template, 9), &mut bytes);
         for cut in 0..=bytes.len() {
             let mut seen = Seen::default();
-            let used = messages(&bytes[..cut], &template.mark(), &mut 0, &mut seen).unwrap();
-            messages(&bytes[used..], &template.mark(), &mut 0, &mut seen).unwrap();
+            let used = messages(&bytes[..cut], &Marks::of(template.mark()), &mut 0, &mut seen).unwrap();
+            messages(&bytes[used..], &Marks::of(template.mark()), &mut 0, &mut seen).unwrap();
             assert_eq!(seen.numbers, [7, 8, 9], "cut at {cut}");
             assert_eq!(seen.control, [websocket::BINARY, websocket::PING]);
+        }
+    }
+
+    #[test]
+    fn alerts_are_told_apart_and_every_data_frame_shows_its_header() {
+        let of = |kind| Template::new(kind, "LOAD0001", 256).unwrap();
+        let (trade, alert, other) = (of(Kind::PublicTrade), of(Kind::RiskAlert), of(Kind::MarketData));
+        let frames = [frame_of(&trade, 7), frame_of(&alert, 1), frame_of(&other, 3), frame_of(&trade, 8)];
+        let mut bytes = Vec::new();
+        websocket::server_message(websocket::BINARY, &frames.concat(), &mut bytes);
+        for (marks, alerts) in [
+            (Marks::of(trade.mark()), vec![]),
+            (Marks { message: trade.mark(), alert: Some(alert.mark()) }, vec![1]),
+        ] {
+            let mut seen = Seen::default();
+            assert_eq!(messages(&bytes, &marks, &mut 0, &mut seen), Ok(bytes.len()));
+            assert_eq!((seen.numbers, seen.alerts, seen.headers), (vec![7, 8], alerts, 4));
         }
     }
 
@@ -170,10 +222,10 @@ mod tests {
             for flip in [0x01, 0x40, 0x80, 0xFF] {
                 let mut bad = good.clone();
                 bad[at] ^= flip;
-                let _ = messages(&bad, &template.mark(), &mut 0, &mut Seen::default());
+                let _ = messages(&bad, &Marks::of(template.mark()), &mut 0, &mut Seen::default());
             }
         }
         good[4] ^= 1;
-        assert!(messages(&good, &template.mark(), &mut 0, &mut Seen::default()).is_err());
+        assert!(messages(&good, &Marks::of(template.mark()), &mut 0, &mut Seen::default()).is_err());
     }
 }

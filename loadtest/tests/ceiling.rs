@@ -108,6 +108,54 @@ fn a_closed_loop_never_has_more_in_flight_than_its_window() {
 }
 
 #[test]
+fn alerts_beside_a_closed_loop_all_arrive_and_every_account_is_whole() {
+    for mode in [Mode::Single, Mode::Coalesced] {
+        let ceiling = Running::start(mode);
+        let every = Some(Duration::from_millis(10));
+        let plan = Plan { alert_every: every, accounts: true, ..plan(Pace::Window(8)) };
+        // The second run finds streams that have sequences already.
+        for _ in 0..2 {
+            let found = ceiling.measure(&plan);
+            assert_complete(&found);
+            let alerts = found.alerts.as_ref().unwrap();
+            assert_eq!((alerts.published, alerts.expected, alerts.delivered), (30, 600, 600));
+            assert_eq!((alerts.lost, alerts.duplicated), (0, 0));
+            assert_eq!(alerts.as_felt.as_ref().unwrap().count, 600);
+            assert_eq!(alerts.last_subscriber.as_ref().unwrap().count, 30);
+            let account = found.account.unwrap();
+            assert!(account.is_whole(), "{account:?}");
+            // Those of the warm-up as well.
+            assert!(account.received > found.deliveries());
+        }
+        ceiling.stop();
+    }
+}
+
+#[test]
+fn an_open_loop_that_ends_early_still_publishes_its_last_alerts() {
+    let ceiling = Running::start(Mode::Coalesced);
+    let every = Some(Duration::from_millis(7));
+    let found = ceiling.measure(&Plan { alert_every: every, ..plan(Pace::Rate(10.0)) });
+    assert_complete(&found);
+    // Messages at 0, 100 and 200 of 300 ms; alerts up to 294 ms.
+    assert_eq!((found.published, found.alerts.unwrap().delivered), (3, 43 * 20));
+    assert_eq!(found.account, None);
+    ceiling.stop();
+}
+
+#[test]
+fn every_topic_of_every_subscriber_is_accounted_for() {
+    let ceiling = Running::start(Mode::Coalesced);
+    let sparse = Plan { topics: 50, per_subscriber: 10, accounts: true, ..plan(Pace::Rate(5_000.0)) };
+    let found = ceiling.measure(&sparse);
+    assert_complete(&found);
+    let account = found.account.unwrap();
+    assert!(account.is_whole(), "{account:?}");
+    assert_eq!(account.published, 4 * 2_000, "warm-up and measurement, four subscribers a topic");
+    ceiling.stop();
+}
+
+#[test]
 fn many_topics_reach_each_of_their_subscribers_once() {
     for mode in [Mode::Single, Mode::Coalesced] {
         let ceiling = Running::start(mode);

@@ -107,6 +107,109 @@ fn a_pair_measures_the_bare_loop_in_the_same_run() {
 }
 
 #[test]
+fn alerts_beside_ticks_are_told_apart_and_every_event_is_accounted_for() {
+    let server = TestServer::start(&[]);
+    let url = server.url();
+    let (code, stdout, stderr) = bench(&[
+        "--url",
+        &url,
+        "--profile",
+        "alerts",
+        "--subs",
+        "10",
+        "--in-flight",
+        "8",
+        "--for",
+        "300ms",
+        "--warm-up",
+        "100ms",
+        "--repeat",
+        "2",
+        "--check",
+        "--json",
+        "--fail-if",
+        "alert_lost>0",
+        "--fail-if",
+        "alert_p99>60s",
+    ]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("every account is whole"), "{stderr}");
+    let run: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(run["profile"]["alert_every_ns"], 10_000_000);
+    for found in run["repetitions"].as_array().expect("repetitions") {
+        assert!(count(found, "published") > 0);
+        assert_eq!(count(found, "publishes_refused"), 0);
+        let alerts = &found["alerts"];
+        assert_eq!((count(alerts, "published"), count(alerts, "delivered")), (30, 300));
+        assert_eq!((count(alerts, "lost"), count(alerts, "duplicated")), (0, 0));
+        assert_eq!(alerts["as_felt"]["count"], 300);
+        assert_eq!(alerts["last_subscriber"]["count"], 30);
+        assert_eq!(found["as_felt"]["count"], found["delivered"], "ticks apart from alerts");
+        let account = &found["account"];
+        assert_eq!((count(account, "unaccounted"), count(account, "misordered")), (0, 0));
+        let parts = ["received", "conflated", "gapped", "filtered"].map(|part| count(account, part));
+        assert_eq!(parts.iter().sum::<u64>(), count(account, "published"));
+        assert!(count(account, "received") > count(found, "delivered") + count(alerts, "delivered"));
+    }
+    // The same beside the bare loop, and for people.
+    let (code, stdout, stderr) = bench(&[
+        "pair",
+        "--url",
+        &url,
+        "--profile",
+        "alerts",
+        "--subs",
+        "10",
+        "--in-flight",
+        "8",
+        "--for",
+        "300ms",
+        "--warm-up",
+        "0s",
+        "--check",
+    ]);
+    assert_eq!(code, Some(0), "{stderr}");
+    for part in ["alerts, p99 as felt", "ceiling-coalesced", "unaccounted 0   misordered 0"] {
+        assert!(stdout.contains(part), "`{part}` is missing in\n{stdout}");
+    }
+}
+
+#[test]
+fn what_a_server_merged_and_told_of_is_accounted_for() {
+    // A second of quotes for ten keys in one burst, through outboxes that hold four: most are conflated.
+    let server = TestServer::start(&["outbox.events=16"]);
+    let url = server.url();
+    let (code, stdout, stderr) = bench(&[
+        "--url",
+        &url,
+        "--subs",
+        "4",
+        "--type",
+        "market-data",
+        "--size",
+        "4096",
+        "--burst",
+        "2000",
+        "--every",
+        "200ms",
+        "--for",
+        "400ms",
+        "--warm-up",
+        "0s",
+        "--check",
+        "--json",
+    ]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let run: Value = serde_json::from_str(&stdout).expect("JSON");
+    let found = &run["repetitions"][0];
+    let account = &found["account"];
+    assert_eq!(count(account, "published"), count(found, "expected"));
+    assert_eq!(count(account, "conflated"), count(found, "conflated_told"));
+    assert!(count(account, "conflated") > 0, "the bursts were too small to show anything: {account}");
+    assert_eq!((count(account, "unaccounted"), count(account, "misordered")), (0, 0));
+}
+
+#[test]
 fn what_cannot_be_measured_is_said_with_its_exit_code() {
     let (code, _, stderr) = bench(&["--url", "ws://127.0.0.1:1/ws", "--subs", "1"]);
     assert_eq!(code, Some(4), "{stderr}");

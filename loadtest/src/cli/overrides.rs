@@ -65,6 +65,13 @@ pub struct PlanFlags {
     /// the same machine does not spend its time on waking it
     #[arg(long)]
     pub poll: bool,
+    /// Beside the messages, publish an alert to every subscriber that reads, every so often
+    #[arg(long, value_parser = duration, value_name = "TIME")]
+    pub alert_every: Option<Duration>,
+    /// Check the account of every subscriber that reads: each event came once and in order, or a notice told
+    /// what became of it. Exit with 3 when one is off
+    #[arg(long)]
+    pub check: bool,
 }
 
 impl PlanFlags {
@@ -136,6 +143,14 @@ impl PlanFlags {
             note("poll", "true".to_owned());
             plan.poll = true;
         }
+        if let Some(every) = self.alert_every {
+            note("alert-every", format!("{every:?}"));
+            plan.alert_every = Some(every);
+        }
+        if self.check {
+            note("check", "true".to_owned());
+            plan.accounts = true;
+        }
         if let Some(kind) = self.kind {
             note("type", kind.name().to_owned());
             plan.kind = kind;
@@ -190,14 +205,14 @@ fn share(text: &str) -> Result<(Format, Option<usize>), String> {
 mod tests {
     use super::*;
 
-    fn flags(profile: &str) -> PlanFlags {
+    fn flags_named(profile: &str) -> PlanFlags {
         PlanFlags { profile: profile.to_owned(), ..PlanFlags::default() }
     }
 
     #[test]
     fn a_profile_without_flags_is_the_profile() {
         for profile in PROFILES {
-            assert_eq!(flags(profile).plan(), Ok((Plan::named(profile).unwrap(), vec![])));
+            assert_eq!(flags_named(profile).plan(), Ok((Plan::named(profile).unwrap(), vec![])));
         }
     }
 
@@ -208,7 +223,7 @@ mod tests {
             rate: Some(number("2k").unwrap()),
             measure: Some(duration("1.5s").unwrap()),
             size: Some(256),
-            ..flags("mixed")
+            ..flags_named("mixed")
         };
         let (plan, changed) = flags.plan().unwrap();
         assert_eq!(plan.formats, [(Format::Binary, 5), (Format::D1Snake, 5)]);
@@ -221,7 +236,7 @@ mod tests {
     fn formats_share_the_subscribers_that_are_left() {
         let flags = PlanFlags {
             format: vec![share("binary=700").unwrap(), share("d1-camel").unwrap()],
-            ..flags("fan1k")
+            ..flags_named("fan1k")
         };
         let (plan, _) = flags.plan().unwrap();
         assert_eq!(plan.formats, [(Format::Binary, 700), (Format::D1Camel, 300)]);
@@ -231,7 +246,20 @@ mod tests {
     fn mistakes_are_answered_with_what_is_meant() {
         assert!(share("xml").unwrap_err().contains("d1-snake"));
         assert!(duration("5").is_err() && duration("-1s").is_err() && number("many").is_err());
-        let flags = PlanFlags { topics: Some(7), topics_each: Some(2), ..flags("custom") };
+        let flags = PlanFlags { topics: Some(7), topics_each: Some(2), ..flags_named("custom") };
         assert!(flags.plan().unwrap_err().contains("multiple"));
+        for (flags, words) in [
+            (PlanFlags { check: true, ..flags_named("mixed") }, "binary"),
+            (PlanFlags { check: true, ..flags_named("idle") }, "publishes"),
+            (PlanFlags { format: vec![share("d1-snake").unwrap()], ..flags_named("alerts") }, "binary"),
+            (PlanFlags { alert_every: Some(Duration::ZERO), ..flags_named("custom") }, "100us"),
+            (
+                PlanFlags { alert_every: Some(Duration::from_millis(1)), ..flags_named("idle") },
+                "beside messages",
+            ),
+        ] {
+            let refused = flags.plan().unwrap_err();
+            assert!(refused.contains(words), "{refused}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use super::peer::{Role, State};
 use super::receive::{Heard, Receive};
 use super::{ADDRESSES, Arrivals, CONNECTIONS_PER_ADDRESS, CONNECTS_IN_FLIGHT, Generator, REST_BYTES_MAX};
 use crate::plan::Plan;
+use crate::template::Kind;
 use crate::{format, walk, websocket};
 
 impl Generator<'_> {
@@ -162,9 +163,12 @@ impl Generator<'_> {
             next: self.next.get_mut(number * slots..(number + 1) * slots).unwrap_or_default(),
             format,
             now,
+            alerts: self.alerts.as_mut(),
+            // Only the accounts of those that stay and read are kept.
+            accounts: self.accounts.as_mut().filter(|_| matches!(peer.role, Role::Reader(_))),
             heard: Heard::default(),
         };
-        let walked = walk::messages(bytes, &self.mark, &mut peer.hint, &mut receive);
+        let walked = walk::messages(bytes, &self.marks, &mut peer.hint, &mut receive);
         let heard = receive.heard;
         match walked {
             Ok(used) if bytes.len() - used <= REST_BYTES_MAX => {
@@ -208,8 +212,15 @@ impl Generator<'_> {
             Role::Reader(_) | Role::Slow(_) | Role::Passer | Role::Knocker => {
                 let symbols: Vec<String> = self.plan.topics_of(number).map(Plan::symbol).collect();
                 let (format, _) = self.plan.formats[self.request_of(number)];
-                format.greet(self.plan.kind, symbols.iter().map(String::as_str), &mut out);
-                symbols.len() as u32
+                let (kind, alerted) =
+                    (self.plan.kind, matches!(role, Role::Reader(_)) && self.alerts.is_some());
+                let alerts = alerted.then(|| Plan::symbol(0));
+                let topics = symbols.iter().map(|symbol| (kind, symbol.as_str()));
+                format.greet(
+                    topics.chain(alerts.iter().map(|scope| (Kind::RiskAlert, scope.as_str()))),
+                    &mut out,
+                );
+                (symbols.len() + alerts.iter().len()) as u32
             }
         };
         self.peers[number].state = State::Greeting(answers);

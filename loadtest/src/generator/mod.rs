@@ -6,6 +6,7 @@
 //! message. Between two reads it looks whether a message is due.
 #![forbid(unsafe_code)]
 
+mod alerts;
 mod connect;
 mod peer;
 mod receive;
@@ -20,12 +21,16 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use rustix::time::Timespec;
 
+use crate::account::Accounts;
 use crate::clock::Clock;
 use crate::format;
 use crate::ledger::{Ledger, histogram};
 use crate::plan::{Pace, Plan};
-use crate::template::{Mark, Template};
+use crate::results::Account;
+use crate::template::Template;
+use crate::walk::Marks;
 use crate::websocket;
+pub use alerts::Alerts;
 use peer::{Peer, Role, State};
 use receive::Told;
 
@@ -65,6 +70,8 @@ struct Schedule {
     start: u64,
     end: u64,
     nth: u64,
+    /// Number of the next alert, from 0.
+    alert: u64,
     lag_counts: bool,
 }
 
@@ -107,12 +114,13 @@ pub struct Generator<'a> {
     events: Vec<epoll::Event>,
     scratch: Vec<u8>,
     peers: Vec<Peer>,
-    mark: Mark,
+    marks: Marks,
     templates: Vec<Template>,
     sequences: Vec<u32>,
     expected: Vec<u32>,
     next: Vec<u32>,
     first_publisher: usize,
+    /// The last one is that of the alerts, where there are any.
     publishers: Vec<Publisher>,
     schedule: Option<Schedule>,
     arrivals: Arrivals,
@@ -123,6 +131,9 @@ pub struct Generator<'a> {
     told: Told,
     /// The account of deliveries.
     pub ledger: Ledger,
+    /// Alerts beside the load.
+    pub alerts: Option<Alerts>,
+    accounts: Option<Accounts<'a>>,
     /// The account of connects.
     pub arrived: Arrived,
     /// What the server calls itself.
@@ -158,7 +169,10 @@ impl<'a> Generator<'a> {
         let readers = peers.len();
         peers.extend((0..plan.slow).map(|_| Peer::new(Role::Slow(0))));
         let first_publisher = peers.len();
-        peers.extend((0..plan.publishers).map(|_| Peer::new(Role::Publisher)));
+        let alerts = plan.alert_every.map(|every| Alerts::new(every, readers, plan.formats.len()));
+        let alerts = alerts.transpose().map_err(anyhow::Error::msg)?;
+        let publishers = plan.publishers + usize::from(alerts.is_some());
+        peers.extend((0..publishers).map(|_| Peer::new(Role::Publisher)));
         let mut expected = vec![0; plan.topics];
         for number in 0..readers {
             plan.topics_of(number).for_each(|topic| expected[topic] += 1);
@@ -185,12 +199,15 @@ impl<'a> Generator<'a> {
             events: Vec::with_capacity(256),
             scratch: vec![0; READ_BYTES],
             peers,
-            mark: templates[0].mark(),
+            marks: Marks {
+                message: templates[0].mark(),
+                alert: alerts.as_ref().map(|alerts| alerts.template.mark()),
+            },
             sequences: vec![0; plan.topics],
             expected,
             next: vec![1; readers * plan.per_subscriber],
             first_publisher,
-            publishers: (0..plan.publishers).map(|_| Publisher::default()).collect(),
+            publishers: (0..publishers).map(|_| Publisher::default()).collect(),
             schedule: None,
             arrivals: Arrivals::Nobody,
             connecting: 0,
@@ -198,6 +215,8 @@ impl<'a> Generator<'a> {
             idle_passers: Vec::new(),
             told: Told::default(),
             ledger: Ledger::new(plan.remembered(), plan.formats.len(), open_loop),
+            alerts,
+            accounts: plan.accounts.then(|| Accounts::new(plan)),
             arrived: Arrived { count: 0, failed: 0, time: histogram() },
             server_name: None,
             trouble: None,
@@ -242,7 +261,7 @@ impl<'a> Generator<'a> {
     /// Publishes by plan for `duration` from now on; [`Generator::turn`] does the work.
     pub fn schedule(&mut self, duration: u64, lag_counts: bool) -> u64 {
         let start = self.clock.now();
-        self.schedule = Some(Schedule { start, end: start + duration, nth: 0, lag_counts });
+        self.schedule = Some(Schedule { start, end: start + duration, nth: 0, alert: 0, lag_counts });
         start
     }
 
@@ -250,6 +269,21 @@ impl<'a> Generator<'a> {
     #[must_use]
     pub fn is_published(&self) -> bool {
         self.schedule.is_none() && self.publishers.iter().all(|publisher| publisher.out.is_empty())
+    }
+
+    /// Messages and alerts that have not arrived at all of their subscribers.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.ledger.in_flight() + self.alerts.as_ref().map_or(0, |alerts| alerts.ledger.in_flight())
+    }
+
+    /// The accounts of all subscribers, closed: all that was published by now should have come or been told of.
+    #[must_use]
+    pub fn settled(&self) -> Option<Account> {
+        let accounts = self.accounts.as_ref()?;
+        let mut published: Vec<u64> = self.sequences.iter().map(|sequence| u64::from(*sequence)).collect();
+        published.extend(self.alerts.as_ref().map(Alerts::published));
+        Some(accounts.settle(&published))
     }
 
     /// Knockers or passers begin to come; `connects` of the plan says how many.
@@ -317,7 +351,7 @@ impl<'a> Generator<'a> {
         self.welcome_arrivals(now);
         let now = self.clock.now();
         let due = self.next_due().unwrap_or(u64::MAX);
-        let polls = self.plan.poll && (self.schedule.is_some() || self.ledger.in_flight() > 0);
+        let polls = self.plan.poll && (self.schedule.is_some() || self.in_flight() > 0);
         let wait = match due.min(until.saturating_add(SPIN_NS)).saturating_sub(now) {
             ..=SPIN_NS => 0,
             _ if polls => 0,
@@ -346,8 +380,9 @@ impl<'a> Generator<'a> {
             _ => None,
         };
         // A blocked publisher is woken by its socket.
-        let message = message.filter(|_| self.publishers.iter().all(|publisher| publisher.out.is_empty()));
-        [message, arrival].into_iter().flatten().min()
+        let message = message.filter(|_| !self.is_blocked());
+        let is_free = |_: &u64| self.publishers.last().is_some_and(|publisher| publisher.out.is_empty());
+        [message, self.next_alert_due().filter(is_free), arrival].into_iter().flatten().min()
     }
 
     fn passer_due(&self, nth: u64) -> u64 {
@@ -384,21 +419,31 @@ impl<'a> Generator<'a> {
     // Publishing
 
     fn publish(&mut self, mut now: u64) {
-        while let Some(schedule) = self.schedule {
-            if self.publishers.iter().any(|publisher| !publisher.out.is_empty()) {
-                return;
+        while self.schedule.is_some() {
+            // Alerts go first: none of them waits for the messages that are due with it.
+            let alerts = self.publish_alerts(now);
+            let messages = match self.schedule {
+                Some(schedule) if !self.is_blocked() => self.prepare(schedule, now),
+                _ => false,
+            };
+            if messages {
+                for number in 0..self.plan.publishers {
+                    self.flush(self.first_publisher + number);
+                }
             }
-            if !self.prepare(schedule, now) {
+            if !alerts && !messages {
                 return;
-            }
-            for number in 0..self.publishers.len() {
-                self.flush(self.first_publisher + number);
             }
             now = self.clock.now();
         }
     }
 
-    /// Lays out what is due now; false when nothing is.
+    /// Whether messages wait for the socket of a publisher.
+    fn is_blocked(&self) -> bool {
+        self.publishers[..self.plan.publishers].iter().any(|publisher| !publisher.out.is_empty())
+    }
+
+    /// Lays out the messages that are due now; false when none is.
     fn prepare(&mut self, mut schedule: Schedule, now: u64) -> bool {
         let (mut bytes, before) = (0, schedule.nth);
         let mut is_over = false;
@@ -414,7 +459,7 @@ impl<'a> Generator<'a> {
                 break;
             }
             let topic = (schedule.nth % self.plan.topics as u64) as usize;
-            let number = topic % self.publishers.len();
+            let number = topic % self.plan.publishers;
             let publisher = &mut self.publishers[number];
             if schedule.lag_counts {
                 self.ledger.lag(now - planned.max(publisher.free_since).min(now));
@@ -428,13 +473,17 @@ impl<'a> Generator<'a> {
             bytes += template.wire_len();
             schedule.nth += 1;
         }
-        self.schedule = (!is_over).then_some(schedule);
+        self.schedule = Some(schedule);
+        if is_over && self.next_alert_due().is_none() {
+            self.schedule = None;
+        }
         schedule.nth > before
     }
 
     /// Writes what waits for a publisher's socket.
     fn flush(&mut self, number: usize) {
         let Some(publisher) = number.checked_sub(self.first_publisher) else { return };
+        let is_last = publisher + 1 == self.publishers.len();
         let Some(publisher) = self.publishers.get_mut(publisher) else { return };
         let Some(socket) = &self.peers[number].socket else { return };
         if publisher.out.is_empty() {
@@ -452,11 +501,15 @@ impl<'a> Generator<'a> {
         };
         let data = EventData::new_u64(number as u64);
         if publisher.blocked {
-            // All messages of a run have one length.
+            // All messages of a publisher have one length.
             let each = publisher.out.len() / publisher.numbers.len().max(1);
             let now = self.clock.now();
+            let ledger = match &mut self.alerts {
+                Some(alerts) if is_last => &mut alerts.ledger,
+                _ => &mut self.ledger,
+            };
             for message in &publisher.numbers[publisher.out_at / each..] {
-                self.ledger.sent_late(*message, now);
+                ledger.sent_late(*message, now);
             }
         }
         publisher.out_at += sent;

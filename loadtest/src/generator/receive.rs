@@ -3,9 +3,11 @@
 
 use serde_json::Value;
 use tickcast_protocol::Frame;
-use tickcast_protocol::frame::PAYLOAD_BYTES_MAX;
-use tickcast_protocol::message::{Message, NoticeKind};
+use tickcast_protocol::frame::{HEADER_LEN, PAYLOAD_BYTES_MAX};
+use tickcast_protocol::message::{Message, Notice, NoticeKind};
 
+use super::alerts::Alerts;
+use crate::account::{self, Accounts};
 use crate::ledger::{FORGOTTEN, Ledger};
 use crate::plan::Plan;
 use crate::walk::Sink;
@@ -49,7 +51,7 @@ impl Heard {
 }
 
 /// The sink of one read.
-pub(super) struct Receive<'a> {
+pub(super) struct Receive<'a, 'p> {
     pub(super) plan: &'a Plan,
     pub(super) ledger: &'a mut Ledger,
     pub(super) told: &'a mut Told,
@@ -59,10 +61,30 @@ pub(super) struct Receive<'a> {
     pub(super) next: &'a mut [u32],
     pub(super) format: usize,
     pub(super) now: u64,
+    pub(super) alerts: Option<&'a mut Alerts>,
+    pub(super) accounts: Option<&'a mut Accounts<'p>>,
     pub(super) heard: Heard,
 }
 
-impl Sink for Receive<'_> {
+impl Sink for Receive<'_, '_> {
+    #[inline]
+    fn header(&mut self, header: &[u8; HEADER_LEN]) {
+        if let Some(accounts) = &mut self.accounts {
+            let stream = u32::from_le_bytes([header[12], header[13], header[14], header[15]]);
+            let mut sequence = [0; 8];
+            sequence.copy_from_slice(&header[16..24]);
+            accounts.frame(self.subscriber, stream, u64::from_le_bytes(sequence));
+        }
+    }
+
+    #[inline]
+    fn alert(&mut self, number: u64) {
+        let Some(alerts) = &mut self.alerts else { return };
+        if !alerts.deliver(number, self.subscriber, self.format, self.now) {
+            self.told.strange += 1;
+        }
+    }
+
     #[inline]
     fn data(&mut self, number: u64) {
         let Some(delivery) = self.ledger.look_up(number) else {
@@ -103,7 +125,7 @@ impl Sink for Receive<'_> {
     }
 }
 
-impl Receive<'_> {
+impl Receive<'_, '_> {
     fn frame(&mut self, bytes: &[u8]) {
         let Ok((frame, _)) = Frame::split_first(bytes, PAYLOAD_BYTES_MAX) else { return };
         let Ok(view) = frame.view() else { return };
@@ -114,11 +136,42 @@ impl Receive<'_> {
                 self.told.gaps += notice.gapped;
                 self.told.conflated += notice.conflated;
                 self.told.filtered += notice.filtered;
+                self.account(&notice);
+            }
+            Message::Notice(notice) if notice.kind == NoticeKind::UPSTREAM_GAP => self.account(&notice),
+            Message::Bind(bind) => {
+                if let Some(accounts) = &mut self.accounts {
+                    for binding in &bind.bindings {
+                        let (stream, next) = (binding.stream, binding.next_sequence);
+                        accounts.bind(self.subscriber, stream, &binding.topic, next);
+                    }
+                }
+            }
+            Message::Heartbeat(heartbeat) => {
+                if let Some(accounts) = &mut self.accounts {
+                    for head in &heartbeat.heads {
+                        accounts.head(self.subscriber, head.stream, head.through);
+                    }
+                }
             }
             Message::Error(error) => {
                 self.heard.error.get_or_insert_with(|| format!("error {}: {}", error.code, error.message));
             }
             _ => {}
+        }
+    }
+
+    fn account(&mut self, notice: &Notice) {
+        if let Some(accounts) = &mut self.accounts {
+            let told = account::Told {
+                stream: notice.stream,
+                from: notice.from,
+                through: notice.through,
+                conflated: notice.conflated,
+                gapped: notice.gapped,
+                filtered: notice.filtered,
+            };
+            accounts.notice(self.subscriber, told);
         }
     }
 

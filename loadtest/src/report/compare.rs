@@ -363,6 +363,21 @@ mod tests {
     }
 
     #[test]
+    fn alerts_are_compared_where_both_runs_have_them() {
+        let mut slow = sample::alerts();
+        for repetition in &mut slow.repetitions {
+            let felt = repetition.alerts.as_mut().unwrap().as_felt.as_mut().unwrap();
+            felt.p99_ns *= 2;
+        }
+        let comparison = compare(&sample::alerts(), &slow);
+        assert_eq!(row_of(&comparison, "alert_p99").words(), "slower");
+        assert_eq!(row_of(&comparison, "alert_p50").words(), "within the noise");
+        let comparison = compare(&sample::run(), &slow);
+        assert!(comparison.rows.iter().all(|row| !row.figure.name.starts_with("alert")));
+        assert!(comparison.cautions.iter().any(|caution| caution.contains("alert_every_ns")));
+    }
+
+    #[test]
     fn ranges_that_overlap_are_noise() {
         let comparison = compare(&sample::run(), &slower(1.01));
         assert_eq!(row_of(&comparison, "p99").words(), "within the noise");

@@ -21,6 +21,8 @@ pub(super) fn sentences(run: &Run) -> Vec<String> {
     for measured in &all {
         said.extend(carried(measured));
         said.extend(times(measured));
+        said.extend(alerts(measured));
+        said.extend(accounts(measured));
         said.extend(costs(measured));
     }
     if !all.is_empty() && all.iter().all(|measured| measured.limited().is_none()) {
@@ -132,6 +134,31 @@ fn times(measured: &Measured<'_>) -> Option<String> {
     Some(sentence + ".")
 }
 
+fn alerts(measured: &Measured<'_>) -> Option<String> {
+    let lost = Figure::named("alert_lost")?.value(measured)? as u64;
+    let lost = if lost == 0 { "none was lost".to_owned() } else { format!("{} were lost", count(lost)) };
+    Some(format!(
+        "Beside them, half of the alerts arrived within {} of the time they were planned for, 99 in 100 within {}, the slowest after {}; {lost}.",
+        written(measured, "alert_p50")?,
+        written(measured, "alert_p99")?,
+        written(measured, "alert_max")?
+    ))
+}
+
+fn accounts(measured: &Measured<'_>) -> Option<String> {
+    let of = |name| Some(Figure::named(name)?.value(measured)? as u64);
+    let (unaccounted, misordered) = (of("unaccounted")?, of("misordered")?);
+    Some(if (unaccounted, misordered) == (0, 0) {
+        "Every event came to each subscriber once and in order, or a notice told what became of it.".into()
+    } else {
+        format!(
+            "Accounts are off by {}; {} came out of their turn.",
+            things(unaccounted, "event"),
+            things(misordered, "frame or notice")
+        )
+    })
+}
+
 fn costs(measured: &Measured<'_>) -> Option<String> {
     let mut sentence = format!("The server used {} of one core", written(measured, "server_cpu")?);
     for (name, words) in [
@@ -183,6 +210,19 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part} is missing in {said}");
         }
+    }
+
+    #[test]
+    fn alerts_and_accounts_are_told() {
+        let mut run = sample::alerts();
+        let said = sentences(&run).join(" ");
+        assert!(
+            said.contains("half of the alerts arrived within") && said.contains("none was lost."),
+            "{said}"
+        );
+        assert!(said.contains("Every event came to each subscriber once"), "{said}");
+        run.repetitions[0].account.as_mut().unwrap().unaccounted = 2;
+        assert!(sentences(&run).join(" ").contains("off by 2 events"));
     }
 
     #[test]

@@ -325,6 +325,10 @@ mod tests {
         assert_eq!(holds("p99<2.1ms", &run), Some(true));
         assert_eq!(holds("p99==2ms", &run), Some(true));
         assert_eq!(holds("lost>0", &run), Some(false));
+        assert_eq!(holds("alert_p99>2ms", &run), None, "a run without alerts");
+        let alerts = sample::alerts();
+        assert_eq!(holds("alert_p99.9<1us", &alerts), Some(false));
+        assert_eq!(holds("alert_lost>0", &alerts), Some(false));
         run.repetitions[2].lost = 1;
         assert_eq!(holds("lost>0", &run), Some(true));
         assert!(Condition::parse("lost>0").unwrap().judge(&run).sentence.contains("sum"));

@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::quantity::Quantity;
-use crate::results::{Latency, Repetition, Run, Spread};
+use crate::results::{Alerts as AlertResults, Latency, Repetition, Run, Spread};
 
 /// Which way a figure is good, and the words for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Better {
 pub enum Section {
     /// Times of deliveries.
     Latency,
+    /// Times and losses of alerts.
+    Alerts,
     /// What was carried.
     Throughput,
     /// What was not carried, or told as skipped.
@@ -45,8 +47,9 @@ pub enum Section {
 
 impl Section {
     /// In the order of the tables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Latency,
+        Self::Alerts,
         Self::Throughput,
         Self::Losses,
         Self::Server,
@@ -59,6 +62,7 @@ impl Section {
     pub fn title(self) -> &'static str {
         match self {
             Self::Latency => "Latency",
+            Self::Alerts => "Alerts",
             Self::Throughput => "Throughput",
             Self::Losses => "Losses",
             Self::Server => "Server",
@@ -191,15 +195,30 @@ fn time(latency: Option<&Latency>, of: fn(&Latency) -> u64) -> Option<f64> {
     latency.filter(|l| l.count > 0).map(|l| of(l) as f64)
 }
 
+fn alert(
+    r: &Repetition,
+    kind: fn(&AlertResults) -> Option<&Latency>,
+    of: fn(&Latency) -> u64,
+) -> Option<f64> {
+    time(r.alerts.as_ref().and_then(kind), of)
+}
+
+fn alert_count(r: &Repetition, of: fn(&AlertResults) -> u64) -> Option<f64> {
+    r.alerts.as_ref().map(|alerts| of(alerts) as f64)
+}
+
 fn per_second(count: u64, r: &Repetition) -> Option<f64> {
     (r.elapsed_ns > 0).then(|| count as f64 * 1e9 / r.elapsed_ns as f64)
 }
+
+const FELT: fn(&AlertResults) -> Option<&Latency> = |alerts| alerts.as_felt.as_ref();
+const LAST: fn(&AlertResults) -> Option<&Latency> = |alerts| alerts.last_subscriber.as_ref();
 
 /// Every figure, in the order of the tables.
 pub static FIGURES: &[Figure] = {
     use Better::{Fewer, Less, Neither};
     use Quantity::{ByteRate, Bytes, Count, Plain, Rate, Share, Time};
-    use Section::{Connects, Generator, Losses, Server, Slow, Throughput};
+    use Section::{Alerts, Connects, Generator, Losses, Server, Slow, Throughput};
     &[
         figure("p50", "p50 as felt", Section::Latency, Time, FASTER, |r| {
             time(r.as_felt.as_ref(), |l| l.p50_ns)
@@ -240,6 +259,32 @@ pub static FIGURES: &[Figure] = {
         figure("last_max", "max to the last subscriber", Section::Latency, Time, FASTER, |r| {
             time(r.last_subscriber.as_ref(), |l| l.max_ns)
         }),
+        figure("alert_p50", "alerts, p50 as felt", Alerts, Time, FASTER, |r| alert(r, FELT, |l| l.p50_ns)),
+        figure("alert_p99", "alerts, p99 as felt", Alerts, Time, FASTER, |r| alert(r, FELT, |l| l.p99_ns)),
+        figure("alert_p999", "alerts, p99.9 as felt", Alerts, Time, FASTER, |r| {
+            alert(r, FELT, |l| l.p999_ns)
+        }),
+        figure("alert_max", "alerts, max as felt", Alerts, Time, FASTER, |r| alert(r, FELT, |l| l.max_ns)),
+        figure("alert_last_p50", "alerts, p50 to the last subscriber", Alerts, Time, FASTER, |r| {
+            alert(r, LAST, |l| l.p50_ns)
+        }),
+        figure("alert_last_p99", "alerts, p99 to the last subscriber", Alerts, Time, FASTER, |r| {
+            alert(r, LAST, |l| l.p99_ns)
+        }),
+        figure("alert_last_p999", "alerts, p99.9 to the last subscriber", Alerts, Time, FASTER, |r| {
+            alert(r, LAST, |l| l.p999_ns)
+        }),
+        figure("alert_last_max", "alerts, max to the last subscriber", Alerts, Time, FASTER, |r| {
+            alert(r, LAST, |l| l.max_ns)
+        }),
+        figure("alerts", "alerts published", Alerts, Count, Neither, |r| alert_count(r, |a| a.published)),
+        figure("alert_lost", "alerts lost", Alerts, Count, Fewer, |r| alert_count(r, |a| a.lost)),
+        figure("alert_duplicated", "alerts duplicated or out of order", Alerts, Count, Fewer, |r| {
+            alert_count(r, |a| a.duplicated)
+        }),
+        figure("alert_lag_p99", "alerts, schedule lag p99", Alerts, Time, Less, |r| {
+            alert_count(r, |a| a.schedule_lag_p99_ns)
+        }),
         figure("deliveries_per_s", "deliveries a second", Throughput, Rate, MORE, |r| {
             (r.expected > 0).then_some(r.deliveries_per_s)
         }),
@@ -253,7 +298,7 @@ pub static FIGURES: &[Figure] = {
             (r.wire_bytes > 0).then(|| per_second(r.wire_bytes, r))?
         }),
         figure("bytes_per_delivery", "bytes in a delivery", Throughput, Bytes, Less, |r| {
-            (r.delivered > 0 && r.wire_bytes > 0).then(|| r.wire_bytes as f64 / r.delivered as f64)
+            (r.delivered > 0 && r.wire_bytes > 0).then(|| r.wire_bytes as f64 / r.deliveries() as f64)
         }),
         figure("messages_per_send", "messages in a send", Throughput, Plain, Neither, |r| {
             r.sends.as_ref().filter(|s| s.sends > 0).map(|s| s.messages_per_send)
@@ -268,6 +313,12 @@ pub static FIGURES: &[Figure] = {
         figure("gaps", "told as gaps", Losses, Count, Fewer, |r| Some(r.gaps_told as f64)),
         figure("conflated", "told as conflated", Losses, Count, Neither, |r| Some(r.conflated_told as f64)),
         figure("filtered", "told as filtered", Losses, Count, Neither, |r| Some(r.filtered_told as f64)),
+        figure("unaccounted", "events by which accounts are off", Losses, Count, Fewer, |r| {
+            r.account.as_ref().map(|account| account.unaccounted as f64)
+        }),
+        figure("misordered", "frames and notices out of their turn", Losses, Count, Fewer, |r| {
+            r.account.as_ref().map(|account| account.misordered as f64)
+        }),
         figure("refused", "publishes refused", Losses, Count, Fewer, |r| Some(r.publishes_refused as f64)),
         figure("disconnected", "connections ended", Losses, Count, Fewer, |r| Some(r.disconnected as f64)),
         figure("server_cpu", "CPU of the server", Server, Share, Less, |r| {
@@ -353,7 +404,17 @@ mod tests {
     #[test]
     fn what_is_unknown_is_absent() {
         let unknown = Repetition::default();
-        for name in ["p50", "deliveries_per_s", "server_cpu", "schedule_lag_p99", "wire_bytes_per_s"] {
+        for name in [
+            "p50",
+            "deliveries_per_s",
+            "server_cpu",
+            "schedule_lag_p99",
+            "wire_bytes_per_s",
+            "alert_p99",
+            "alert_lost",
+            "unaccounted",
+            "misordered",
+        ] {
             assert_eq!(Figure::named(name).unwrap().of(&unknown), None, "{name}");
         }
     }

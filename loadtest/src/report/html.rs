@@ -136,6 +136,7 @@ fn all_plots(sources: &[Source<'_>]) -> Markup {
             (figure(&plots::percentiles(sources)))
             (figure(&plots::latency_over_time(sources)))
             (figure(&plots::histogram(sources)))
+            @if let Some(plot) = plots::alerts(sources) { (figure(&plot)) }
         }
         section {
             h2 { "Throughput and losses" }
@@ -355,6 +356,16 @@ mod tests {
             assert!(page.contains(part), "{part} is missing");
         }
         assert!(!page.contains(STAMP));
+    }
+
+    #[test]
+    fn alerts_have_a_plot_and_figures_of_their_own() {
+        let page = page(&sample::alerts());
+        assert_eq!(plots_of(&page), 7);
+        for part in ["Alerts: latency by percentile", "alert_p99", "unaccounted", "half of the alerts"] {
+            assert!(page.contains(part), "{part} is missing");
+        }
+        assert_eq!(plots_of(&comparison_page(&sample::alerts(), &sample::run())), 7);
     }
 
     #[test]

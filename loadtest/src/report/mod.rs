@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   results ──► figure (names, units) ──┬──► summary, conclusion     text
-//!      │                                ├──► condition              exit code
+//!      │                                ├──► condition, account     exit code
 //!      │                                ├──► compare                two runs, two targets
 //!      └──────► plots ──► plot (SVG) ───┴──► html, png              one source for both
 //! ```
@@ -12,6 +12,7 @@
 //! characters in a terminal; a run in which the generator was the limit says so wherever its figures are shown.
 #![forbid(unsafe_code)]
 
+pub mod account;
 pub mod compare;
 mod conclusion;
 pub mod condition;
@@ -27,7 +28,7 @@ pub mod summary;
 #[cfg(test)]
 mod sample;
 
-/// Exit code of a run for which a condition of `--fail-if` holds, or cannot be judged.
+/// Exit code of a run for which a condition of `--fail-if` holds, or cannot be judged, or in which `--check` found an account that is off.
 pub const EXIT_CONDITION: u8 = 3;
 
 #[cfg(test)]

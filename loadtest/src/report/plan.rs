@@ -42,6 +42,12 @@ pub(super) fn parameters(profile: &ProfileFacts) -> Vec<String> {
         what.push(format!("class {}", clean(class)));
     }
     what.push(pacing(&profile.pacing));
+    if let Some(every) = profile.alert_every_ns {
+        what.push(format!("an alert every {}", Quantity::Time.write(every as f64)));
+    }
+    if profile.accounts {
+        what.push("accounts checked".into());
+    }
     let measured = Quantity::Time.write(profile.measure_ns as f64);
     what.push(if profile.warm_up_ns == 0 {
         format!("{measured} measured, no warm-up")

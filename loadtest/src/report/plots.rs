@@ -9,7 +9,7 @@
 use super::figure::{Figure, Measured};
 use super::plot::{Axis, Plot, Point, Scale, Series};
 use super::quantity::{Quantity, clean};
-use crate::results::{Latency, Repetition, Second, Spread};
+use crate::results::{Alerts, Latency, Repetition, Second, Spread};
 
 /// Positions on the percentile axis for each nine.
 const STEPS_PER_NINE: usize = 40;
@@ -67,6 +67,34 @@ pub(super) fn percentiles(sources: &[Source<'_>]) -> Plot {
         series,
         stamp: stamp(sources),
     }
+}
+
+/// Latency of alerts over percentiles; `None` when there were none.
+pub(super) fn alerts(sources: &[Source<'_>]) -> Option<Plot> {
+    type Kind = fn(&Alerts) -> Option<&Latency>;
+    let curves = |source: &Source<'_>, of: Kind| -> Vec<Vec<Point>> {
+        let known = source.repetitions().iter().filter_map(|r| of(r.alerts.as_ref()?));
+        known.map(|latency| Curve::of(latency).points()).collect()
+    };
+    let series = two_kinds(
+        sources,
+        ["as felt", "to the last subscriber"],
+        |source| curves(source, |alerts| alerts.as_felt.as_ref()),
+        |source| curves(source, |alerts| alerts.last_subscriber.as_ref()),
+    );
+    drawn(&series).then(|| Plot {
+        id: "alerts",
+        title: "Alerts: latency by percentile".into(),
+        about: in_words(sources, &["alert_p50", "alert_p99", "alert_p999", "alert_max"]),
+        x: Axis {
+            label: "share of deliveries that were at least as fast",
+            scale: Scale::Nines,
+            quantity: Quantity::Plain,
+        },
+        y: Axis { label: "latency", scale: Scale::Fit, quantity: Quantity::Time },
+        series,
+        stamp: stamp(sources),
+    })
 }
 
 /// Median and 99th percentile, second by second.

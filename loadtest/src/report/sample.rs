@@ -2,8 +2,8 @@
 #![forbid(unsafe_code)]
 
 use crate::results::{
-    Connects, FormatResult, FormatShare, Generator, Latency, Machine, Pacing, ProfileFacts, Repetition, Run,
-    SCHEMA, Second, Sends, ServerUse, SlowReaders, Versions,
+    Account, Alerts, Connects, FormatResult, FormatShare, Generator, Latency, Machine, Pacing, ProfileFacts,
+    Repetition, Run, SCHEMA, Second, Sends, ServerUse, SlowReaders, Versions,
 };
 
 /// Three repetitions of a server called `tickcast`, with everything measured.
@@ -29,6 +29,8 @@ pub(super) fn run() -> Run {
             measure_ns: 30_000_000_000,
             warm_up_ns: 3_000_000_000,
             class: None,
+            alert_every_ns: None,
+            accounts: false,
             overrides: vec!["rate=2000".into()],
         },
         command: ["loadtest", "run", "fan1k", "--name", "before <b>&\"it\""].map(String::from).to_vec(),
@@ -64,6 +66,35 @@ pub(super) fn pair() -> Run {
             [repetition("tickcast", number, 1.0), repetition("ceiling-coalesced", number, 0.8)]
         })
         .collect();
+    run
+}
+
+/// The same run with alerts beside it, every account checked and whole.
+pub(super) fn alerts() -> Run {
+    let mut run = run();
+    run.profile.alert_every_ns = Some(10_000_000);
+    run.profile.accounts = true;
+    for repetition in &mut run.repetitions {
+        let slowness = 1.0 + 0.02 * repetition.number as f64;
+        repetition.alerts = Some(Alerts {
+            published: 3_000,
+            expected: 3_000_000,
+            delivered: 3_000_000,
+            as_felt: Some(latency(410_000.0 * slowness, 3_000_000)),
+            service_only: Some(latency(400_000.0 * slowness, 3_000_000)),
+            last_subscriber: Some(latency(910_000.0 * slowness, 3_000)),
+            last_subscriber_service: Some(latency(900_000.0 * slowness, 3_000)),
+            schedule_lag_p99_ns: 20_000,
+            schedule_lag_max_ns: 70_000,
+            ..Alerts::default()
+        });
+        repetition.account = Some(Account {
+            published: 69_000_012,
+            received: 69_000_000,
+            conflated: 12,
+            ..Account::default()
+        });
+    }
     run
 }
 

@@ -50,13 +50,16 @@ pub fn text(run: &Run) -> String {
 }
 
 /// What the table of a pair leaves to the report, to stay on one screen.
-const REPORT_ONLY: [&str; 9] = [
+const REPORT_ONLY: [&str; 12] = [
     "p90",
     "max",
     "service_p90",
     "service_p999",
     "service_max",
     "last_max",
+    "alert_last_p999",
+    "alert_last_max",
+    "alert_lag_p99",
     "bytes_per_delivery",
     "context_switches",
     "connect_p50",
@@ -128,10 +131,15 @@ const THROUGHPUT: &[Part] = &[
     ("bytes_per_delivery", "", " a delivery"),
 ];
 const LOSSES: &[Part] = &[("lost", "lost ", ""), ("gaps", "gaps ", ""), ("conflated", "conflated ", "")];
+const ALERTS: &[Part] =
+    &[("alerts", "", " published"), ("alert_lost", "lost ", ""), ("alert_lag_p99", "schedule lag p99 ", "")];
+/// Shown whenever accounts were checked: zero is the news.
+const ACCOUNTS: &[Part] = &[("unaccounted", "unaccounted ", ""), ("misordered", "misordered ", "")];
 /// Shown only when they happened.
 const RARE: &[Part] = &[
     ("filtered", "filtered ", ""),
     ("duplicated", "duplicated or out of order ", ""),
+    ("alert_duplicated", "alerts duplicated or out of order ", ""),
     ("refused", "publishes refused ", ""),
     ("disconnected", "connections ended ", ""),
 ];
@@ -178,6 +186,8 @@ fn target(text: &mut String, measured: &Measured<'_>, in_pair: bool) {
     let rare: Vec<Part> = RARE.iter().filter(happened).copied().collect();
     losses.extend(parts(measured, &rare));
     lines(text, "losses", &losses);
+    lines(text, "alerts", &parts(measured, ALERTS));
+    lines(text, "accounts", &parts(measured, ACCOUNTS));
     if !in_pair {
         lines(text, "connects", &parts(measured, CONNECTS));
         lines(text, "slow", &parts(measured, SLOW));
@@ -209,9 +219,15 @@ fn latencies(measured: &Measured<'_>) -> String {
         ("p99.9", |l| l.p999_ns),
         ("max", |l| l.max_ns),
     ];
-    let blocks: [(&str, Kind, Kind); 2] = [
+    let blocks: [(&str, Kind, Kind); 4] = [
         ("latency", |r| r.as_felt.as_ref(), |r| r.service_only.as_ref()),
         ("to the last subscriber", |r| r.last_subscriber.as_ref(), |r| r.last_subscriber_service.as_ref()),
+        ("alerts", |r| r.alerts.as_ref()?.as_felt.as_ref(), |r| r.alerts.as_ref()?.service_only.as_ref()),
+        (
+            "alerts to the last",
+            |r| r.alerts.as_ref()?.last_subscriber.as_ref(),
+            |r| r.alerts.as_ref()?.last_subscriber_service.as_ref(),
+        ),
     ];
     let mut rows = Vec::new();
     for (block, felt, service) in blocks {
@@ -272,6 +288,23 @@ mod tests {
     }
 
     #[test]
+    fn alerts_and_accounts_stand_beside_the_messages() {
+        let text = text(&sample::alerts());
+        for part in [
+            "alerts                               as felt          service only",
+            "alerts to the last",
+            "alerts      3,000 published   lost 0   schedule lag p99 20.0 µs",
+            "accounts    unaccounted 0   misordered 0",
+            "an alert every 10.0 ms",
+            "accounts checked",
+        ] {
+            assert!(text.contains(part), "`{part}` is missing in\n{text}");
+        }
+        let without = super::text(&sample::run());
+        assert!(!without.contains("alert") && !without.contains("accounts"), "{without}");
+    }
+
+    #[test]
     fn a_single_repetition_has_no_ranges() {
         let mut run = sample::run();
         run.repetitions.truncate(1);
@@ -314,7 +347,7 @@ mod tests {
     #[test]
     fn every_name_in_a_list_is_a_figure() {
         assert!(REPORT_ONLY.iter().all(|name| Figure::named(name).is_some()));
-        let parts = [THROUGHPUT, LOSSES, RARE, CONNECTS, SLOW, SERVER, GENERATOR].concat();
+        let parts = [THROUGHPUT, LOSSES, RARE, ALERTS, ACCOUNTS, CONNECTS, SLOW, SERVER, GENERATOR].concat();
         assert!(parts.iter().all(|(name, _, _)| Figure::named(name).is_some()));
     }
 

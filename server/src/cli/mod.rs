@@ -1,7 +1,7 @@
 //! The command line: one verb a file, examples in the help, data to stdout and talk to stderr.
 //!
-//! Exit codes: 0 ok, 1 failure while running, 2 usage or settings, 3 a condition of `bench --fail-if`,
-//! 4 cannot connect, 78 a bind that is refused for safety, 130 interrupted.
+//! Exit codes: 0 ok, 1 failure while running, 2 usage or settings, 3 a condition of `bench --fail-if` or
+//! an account that `bench --check` found off, 4 cannot connect, 78 a bind that is refused for safety, 130 interrupted.
 #![forbid(unsafe_code)]
 
 mod bench;

@@ -28,10 +28,11 @@ pub(crate) enum Question {
 }
 
 impl Command {
-    /// Bytes of its frame.
+    /// Bytes of its frame or note.
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Publish { draft, .. } => draft.frame.len(),
+            Self::Note { note, .. } => note.len(),
             _ => 0,
         }
     }

@@ -286,8 +286,9 @@ impl Delivery {
             self.settle(position);
             expired.push(position);
         }
+        // What is further away than any wait was set before the clock was set back.
         while let Some(&(at, position)) = self.late.first()
-            && at <= now
+            && (at <= now || at.saturating_sub(now) > ACK_TIMEOUT_MAX)
         {
             self.late.remove(&(at, position));
             self.pending.insert(position);

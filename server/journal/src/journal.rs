@@ -24,7 +24,9 @@ use crate::directory::Directory;
 use crate::health::Health;
 use crate::settings::Settings;
 use crate::store::{Opener, StoreError};
-use crate::types::{Committed, Draft, Outcome, Reason, RecipientId, Record, Settled, Status, Unavailable, Waiting};
+use crate::types::{
+    Committed, Draft, Outcome, Reason, RecipientId, Record, Settled, Status, Unavailable, Waiting,
+};
 use crate::writer::Writer;
 
 /// Most bytes that are kept with a recipient.
@@ -68,6 +70,18 @@ impl Shared {
     }
 }
 
+/// A writer that panicked would leave a process that refuses every message and looks alive. Its end is what a
+/// supervisor can see.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}
+
 /// A journal that is open. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct Journal {
@@ -108,7 +122,10 @@ impl Journal {
         let (sender, receiver) = sync_channel(settings.queue_commands_max);
         let queue_bytes_max = settings.queue_bytes_max;
         let (writer, recovered) = Writer::open(settings, opener, sink, receiver, Arc::clone(&shared))?;
-        let thread = Builder::new().name("journal".to_owned()).spawn(move || writer.run());
+        let thread = Builder::new().name("journal".to_owned()).spawn(move || {
+            let _guard = AbortOnPanic;
+            writer.run();
+        });
         let thread = thread.map_err(|error| StoreError::io(format!("no thread for the journal: {error}")))?;
         let writer = Arc::new(Mutex::new(Some(thread)));
         Ok((Self { sender, shared, queue_bytes_max, writer }, recovered))
@@ -177,7 +194,15 @@ impl Journal {
         if note.len() > NOTE_BYTES_MAX {
             return reply(Err(Unavailable::TooLarge { limit: NOTE_BYTES_MAX }));
         }
-        self.order(Command::Note { recipient, note, reply });
+        let bytes = note.len();
+        let queued = self.shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if queued.saturating_add(bytes) > self.queue_bytes_max {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return reply(Err(Unavailable::Busy));
+        }
+        if !self.order(Command::Note { recipient, note, reply }) {
+            self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Ends all that waits for a recipient who may not have it. It stays known.
@@ -241,11 +266,13 @@ impl Journal {
         }
     }
 
-    fn order(&self, command: Command) {
+    /// Queues an order, or declines it; true when it was queued.
+    fn order(&self, command: Command) -> bool {
         match self.sender.try_send(command) {
-            Ok(()) => {}
+            Ok(()) => return true,
             Err(TrySendError::Full(command)) => command.decline(Unavailable::Busy, Reason::Busy),
             Err(TrySendError::Disconnected(command)) => command.decline(Unavailable::Closed, Reason::Closed),
         }
+        false
     }
 }

@@ -3,31 +3,46 @@
 
 use crate::keys::{self, Fields, Known, NEVER, PendingRow};
 use crate::record;
-use crate::store::{Read, StoreError, Table};
+use crate::store::{Read, StoreError, StoreErrorKind, Table};
 use crate::types::{PairState, Record, Status};
 
-/// Records that wait for a number, from a position on, in order; at most `limit` and about `bytes_max`.
+/// Records that wait for a number, from a position on, in order; at most `limit` and about `bytes_max`, and none
+/// only when there are no more. A record that is damaged is that record's alone: it is counted in `damaged`, and
+/// what waits behind it is given all the same.
 pub(crate) fn pending(
     tables: &dyn Read,
     number: u32,
-    from: u64,
+    mut from: u64,
     limit: usize,
     bytes_max: usize,
+    damaged: &mut u64,
 ) -> Result<Vec<Record>, StoreError> {
     let (mut records, mut bytes) = (Vec::new(), 0);
-    let (from, to) = (keys::pending(number, from), keys::pending(number, u64::MAX));
-    for (key, _) in tables.scan(Table::Pending, &from, &to, limit)? {
-        let position = Fields(&key[4..]).u64()?;
-        let Some(value) = tables.get(Table::Records, &keys::position(position))? else {
-            return Err(StoreError::damaged_record(position));
-        };
-        bytes += value.len();
-        records.push(record::decode(position, &value)?);
-        if bytes >= bytes_max {
-            break;
+    loop {
+        let (first, end) = (keys::pending(number, from), keys::pending(number, u64::MAX));
+        let rows = tables.scan(Table::Pending, &first, &end, limit - records.len())?;
+        let Some((last, _)) = rows.last() else { return Ok(records) };
+        from = Fields(&last[4..]).u64()? + 1;
+        for (key, _) in rows {
+            let position = Fields(&key[4..]).u64()?;
+            match read(tables, position) {
+                Ok(record) => {
+                    bytes += record.frame.len();
+                    records.push(record);
+                }
+                Err(error) if matches!(error.kind, StoreErrorKind::Damaged { .. }) => *damaged += 1,
+                Err(error) => return Err(error),
+            }
+            if bytes >= bytes_max || records.len() == limit {
+                return Ok(records);
+            }
         }
     }
-    Ok(records)
+}
+
+fn read(tables: &dyn Read, position: u64) -> Result<Record, StoreError> {
+    let value = tables.get(Table::Records, &keys::position(position))?;
+    record::decode(position, &value.ok_or_else(|| StoreError::damaged_record(position))?)
 }
 
 /// Positions that wait for a number, with their expiries.

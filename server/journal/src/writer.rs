@@ -333,11 +333,12 @@ impl Writer {
             Question::Recipients { reply } => reply(Ok(recipients(&self.state))),
             Question::Pending { recipient, from, limit, reply } => {
                 let Some(number) = self.state.numbers.get(&recipient) else { return reply(Ok(Vec::new())) };
-                let mut records = Vec::new();
+                let (mut records, mut damaged) = (Vec::new(), 0);
                 let read = store.read(&mut |tables| {
-                    records = query::pending(tables, *number, from, limit, ANSWER_BYTES_MAX)?;
+                    records = query::pending(tables, *number, from, limit, ANSWER_BYTES_MAX, &mut damaged)?;
                     Ok(())
                 });
+                self.shared.health().damaged += damaged;
                 reply(self.told(read).map(|()| records));
             }
             Question::Waiting { recipient, reply } => {

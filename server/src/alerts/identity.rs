@@ -20,6 +20,8 @@ use super::mailbox::Mailbox;
 pub const NAME_BYTES_MAX: usize = 64;
 /// Most subscriptions an identity may have.
 pub const WISHES_MAX: usize = 256;
+/// Most bytes of their filters and predicates together: all of them are written whenever one changes.
+pub const WISHES_BYTES_MAX: usize = 16 * 1024;
 
 /// A subscription as it is kept: topics, and perhaps a condition.
 #[derive(Clone, Debug)]
@@ -29,6 +31,8 @@ pub struct Wish {
     /// Which of their messages.
     pub predicate: Option<Predicate>,
     condition: Option<Condition>,
+    /// On disk. Before that messages wait because of it, and nobody was told that they would.
+    is_kept: bool,
 }
 
 /// One identity.
@@ -64,7 +68,13 @@ impl Wish {
     #[must_use]
     pub fn new(filter: TopicFilter, predicate: Option<Predicate>, hasher: &RandomState) -> Self {
         let condition = predicate.clone().map(|predicate| Condition::new(predicate, hasher));
-        Self { filter, predicate, condition }
+        Self { filter, predicate, condition, is_kept: false }
+    }
+
+    /// Bytes of its text.
+    pub(super) fn bytes(&self) -> usize {
+        let predicate = self.predicate.as_ref().map_or(0, |predicate| predicate.to_string().len());
+        self.filter.as_str().len() + predicate
     }
 
     fn is(&self, filter: &TopicFilter, predicate: Option<&Predicate>) -> bool {
@@ -109,7 +119,7 @@ impl Identity {
                 "" => None,
                 text => Some(Predicate::parse(text).map_err(|error| error.to_string())?),
             };
-            Ok(Wish::new(filter, predicate, hasher))
+            Ok(Wish { is_kept: true, ..Wish::new(filter, predicate, hasher) })
         });
         Ok(Self {
             name,
@@ -137,20 +147,28 @@ impl Identity {
         digest(token) == self.token
     }
 
-    /// True when it has this subscription.
+    /// True when it has this subscription, on disk.
     #[must_use]
     pub fn wishes_for(&self, filter: &TopicFilter, predicate: Option<&Predicate>) -> bool {
-        self.wishes
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .any(|wish| wish.is(filter, predicate))
+        let wishes = self.wishes.read().unwrap_or_else(PoisonError::into_inner);
+        wishes.iter().any(|wish| wish.is_kept && wish.is(filter, predicate))
     }
 
-    /// How many subscriptions it has.
+    /// How many subscriptions it has, and how many bytes of text they are.
     #[must_use]
-    pub fn wish_count(&self) -> usize {
-        self.wishes.read().unwrap_or_else(PoisonError::into_inner).len()
+    pub fn wish_sizes(&self) -> (usize, usize) {
+        let wishes = self.wishes.read().unwrap_or_else(PoisonError::into_inner);
+        (wishes.len(), wishes.iter().map(Wish::bytes).sum())
+    }
+
+    /// A subscription is on disk, or could not be brought there; one that was before stays.
+    pub(super) fn settle(&self, filter: &TopicFilter, predicate: Option<&Predicate>, is_kept: bool) {
+        let mut wishes = self.wishes.write().unwrap_or_else(PoisonError::into_inner);
+        if is_kept {
+            wishes.iter_mut().filter(|wish| wish.is(filter, predicate)).for_each(|wish| wish.is_kept = true);
+        } else {
+            wishes.retain(|wish| wish.is_kept || !wish.is(filter, predicate));
+        }
     }
 
     pub(super) fn wants(&self, topic: &Topic, attributes: &Attributes) -> bool {
@@ -230,8 +248,17 @@ impl Identities {
         Ok(())
     }
 
-    pub(super) fn remove(&self, name: &str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    /// Takes one out, unless another has its name by now.
+    pub(super) fn remove(&self, identity: &Arc<Identity>) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if all.get(&identity.name).is_some_and(|known| Arc::ptr_eq(known, identity)) {
+            all.remove(&identity.name);
+        }
+    }
+
+    /// True while this one, and no other, has its name.
+    pub(super) fn has(&self, identity: &Arc<Identity>) -> bool {
+        self.find(&identity.name).is_some_and(|known| Arc::ptr_eq(&known, identity))
     }
 
     /// Everyone who wants a message, by what it is about.
@@ -276,7 +303,7 @@ mod tests {
 
         let back = Identity::restore("desk-7".into(), &note, 9, &hasher).expect("a sound note");
         assert!(back.is_proved_by("secret") && !back.is_proved_by("Secret") && !back.is_proved_by(""));
-        assert_eq!(back.wish_count(), 2, "the same one twice is one");
+        assert_eq!(back.wish_sizes().0, 2, "the same one twice is one");
         assert!(back.wishes_for(&filter("risk_alert.**"), predicate.as_ref()));
         assert!(back.wishes_for(&filter("**"), None));
         back.remove(&filter("**"), None);

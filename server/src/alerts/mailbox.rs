@@ -56,7 +56,9 @@ impl Mailbox {
     /// Of an identity that an earlier run of the server knew, where the journal stood at `old_through`.
     #[must_use]
     pub fn restored(old_through: u64) -> Self {
-        Self { old_through, ..Self::default() }
+        let mut mailbox = Self { old_through, ..Self::default() };
+        mailbox.delivery.advance(old_through);
+        mailbox
     }
 
     /// A connection of the identity, the only one from now on. The one before is nudged and finds out.

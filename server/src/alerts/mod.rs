@@ -17,8 +17,8 @@ pub mod mailbox;
 
 use std::collections::HashMap;
 use std::hash::RandomState;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
@@ -88,7 +88,6 @@ pub struct Kept {
 }
 
 /// A connection that speaks for an identity. Dropping it gives the identity free.
-#[derive(Debug)]
 pub struct Ticket {
     identity: Arc<Identity>,
     generation: Generation,
@@ -113,6 +112,9 @@ pub struct Alerts {
     hasher: RandomState,
     limits: Limits,
     metrics: Arc<Metrics>,
+    /// Taken for writing where subscriptions change, for reading where a message finds its audience: whose
+    /// subscription was brought to the journal before a message is in its audience.
+    order: RwLock<()>,
     /// Ids for messages that came without, unique in this run.
     run: String,
     unnamed: AtomicU64,
@@ -177,6 +179,7 @@ impl Alerts {
             hasher: hasher.clone(),
             limits,
             metrics,
+            order: RwLock::new(()),
             run,
             unnamed: AtomicU64::new(0),
         })
@@ -230,6 +233,7 @@ impl Alerts {
             "" => format!("{}-{}", self.run, self.unnamed.fetch_add(1, Ordering::Relaxed)).into_bytes(),
             id => id.as_bytes().to_vec(),
         };
+        let _order = self.order.read().unwrap_or_else(PoisonError::into_inner);
         let draft = Draft {
             publisher: keep.publisher.into(),
             id,
@@ -272,19 +276,20 @@ impl Alerts {
                 return answer(Err(Refusal::new(ErrorCode::Unavailable, "identity", text)));
             }
         }
-        let identities = Arc::clone(&self.identities);
+        let (identities, founded) = (Arc::clone(&self.identities), Arc::clone(&identity));
         let kept = Box::new(move |kept: Result<(), Unavailable>| match kept {
-            Ok(()) => {
-                identity.is_kept.store(true, Ordering::Release);
-                answer(enter(identity, &token, nudge));
+            // Unless it was forgotten meanwhile.
+            Ok(()) if identities.has(&founded) => {
+                founded.is_kept.store(true, Ordering::Release);
+                answer(enter(founded, &token, nudge));
             }
+            Ok(()) => answer(Err(forgotten())),
             Err(error) => {
-                identities.remove(identity.name());
+                identities.remove(&founded);
                 answer(Err(unavailable(&error)));
             }
         });
-        let known = self.identities.find(name).expect("added above");
-        self.journal.note(known.name().clone(), known.note_now(), kept);
+        self.journal.note(identity.name().clone(), identity.note_now(), kept);
     }
 
     /// Keeps a subscription of an identity: from the answer on, what it matches waits for the identity.
@@ -296,20 +301,25 @@ impl Alerts {
         answer: Box<dyn FnOnce(Result<(), Refusal>) + Send>,
     ) {
         let identity = &ticket.identity;
-        if identity.wish_count() >= identity::WISHES_MAX {
+        let _order = self.order.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.may_change(ticket) {
+            return answer(Err(forgotten()));
+        }
+        let wish = Wish::new(filter.clone(), predicate.clone(), &self.hasher);
+        let (count, bytes) = identity.wish_sizes();
+        if count >= identity::WISHES_MAX || bytes + wish.bytes() > identity::WISHES_BYTES_MAX {
             let text = format!(
-                "identity `{}` has {} subscriptions, which is the limit",
+                "identity `{}` has {count} subscriptions of {bytes} bytes; {} of {} bytes together is the limit",
                 identity.name(),
-                identity::WISHES_MAX
+                identity::WISHES_MAX,
+                identity::WISHES_BYTES_MAX
             );
             return answer(Err(Refusal::new(ErrorCode::SubscriptionLimit, "filter", text)));
         }
-        let note = identity.add(Wish::new(filter.clone(), predicate.clone(), &self.hasher));
-        let withdrawn = Arc::clone(identity);
+        let note = identity.add(wish);
+        let of = Arc::clone(identity);
         let kept = Box::new(move |kept: Result<(), Unavailable>| {
-            if kept.is_err() {
-                withdrawn.remove(&filter, predicate.as_ref());
-            }
+            of.settle(&filter, predicate.as_ref(), kept.is_ok());
             answer(kept.map_err(|error| unavailable(&error)));
         });
         self.journal.note(identity.name().clone(), note, kept);
@@ -317,9 +327,18 @@ impl Alerts {
 
     /// Ends a subscription of an identity. What waits already goes on waiting.
     pub fn unwish(&self, ticket: &Ticket, filter: &TopicFilter, predicate: Option<&Predicate>) {
+        let _order = self.order.write().unwrap_or_else(PoisonError::into_inner);
+        if !self.may_change(ticket) {
+            return;
+        }
         let note = ticket.identity.remove(filter, predicate);
         // Written late or not at all, the identity gets more than it wants, and not less.
         self.journal.note(ticket.identity.name().clone(), note, Box::new(drop));
+    }
+
+    /// I11: only the identity's present connection says what it wants, and only while the identity exists.
+    fn may_change(&self, ticket: &Ticket) -> bool {
+        ticket.is_valid() && self.identities.has(&ticket.identity)
     }
 
     /// The next message for an identity's connection, as one WebSocket message.
@@ -377,10 +396,12 @@ impl Alerts {
         answer: Box<dyn FnOnce(Result<bool, Unavailable>) + Send>,
     ) {
         let Some(identity) = self.identities.find(name) else { return answer(Ok(false)) };
+        let _order = self.order.write().unwrap_or_else(PoisonError::into_inner);
         let identities = Arc::clone(&self.identities);
         let forgotten = Box::new(move |forgotten: Result<(), Unavailable>| {
             if forgotten.is_ok() {
-                identities.remove(identity.name());
+                identity.is_kept.store(false, Ordering::Release);
+                identities.remove(&identity);
                 // Nobody has it from now on, whoever had it is told.
                 let mut mailbox = identity.mailbox();
                 let _ = mailbox.attach(Box::new(|| {}));
@@ -428,6 +449,13 @@ impl Ticket {
     }
 }
 
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Never the token.
+        f.debug_struct("Ticket").field("identity", &self.identity.name()).finish_non_exhaustive()
+    }
+}
+
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.identity.mailbox().detach(self.generation);
@@ -471,7 +499,14 @@ fn enter(identity: Arc<Identity>, token: &str, nudge: Nudge) -> Result<Ticket, R
         return Err(Refusal::new(ErrorCode::Unavailable, "identity", text));
     }
     let generation = identity.mailbox().attach(nudge);
-    Ok(Ticket { identity, generation, token: token.to_owned() })
+    let ticket = Ticket { identity, generation, token: token.to_owned() };
+    // It may have been forgotten since it was found; then this connection has to go as the others.
+    if ticket.identity.is_kept.load(Ordering::Acquire) { Ok(ticket) } else { Err(forgotten()) }
+}
+
+fn forgotten() -> Refusal {
+    let text = "the identity was forgotten, or another connection has it: identify again";
+    Refusal::new(ErrorCode::Unavailable, "identity", text)
 }
 
 /// What the journal's thread does with each message that is on disk.
@@ -490,14 +525,15 @@ impl Sink {
             // Identities get it all the same; live subscribers see the hole with the topic's next message.
             tracing::error!(topic = %record.topic, sequence = record.sequence, error, "a critical message was kept and cannot be sent live");
         }
-        for name in &committed.queued {
-            if let Some(identity) = self.identities.find(name) {
-                identity.mailbox().offer(&record);
-            }
-        }
+        // First what goes, so that there is room in the window for what comes.
         for (name, position) in &committed.superseded {
             if let Some(identity) = self.identities.find(name) {
                 identity.mailbox().settle(*position);
+            }
+        }
+        for name in &committed.queued {
+            if let Some(identity) = self.identities.find(name) {
+                identity.mailbox().offer(&record);
             }
         }
     }

@@ -38,6 +38,8 @@ use crate::states::SourceHandle;
 const READ_BYTES: usize = 64 * 1024;
 /// How long a peer has to take the close frame and answer it.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest time until a peer's identity is looked after again while something is in flight, in ns.
+const DUE_MAX_NS: u64 = 60_000_000_000;
 /// How often a subscription to an instrument that nobody has published yet is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// Spread of the moments at which clients are asked to come back after a drain.
@@ -196,9 +198,10 @@ impl Connection {
             // A moment of its own: a peer that talks all the time must not put it off for ever.
             deadline = deadline.min(self.next_retry);
         }
-        if let Some(due) = self.session.due() {
+        // A full socket is waited for by itself. And a clock that was set back must not be.
+        if let Some(due) = self.session.due().filter(|_| !self.link.blocked.get()) {
             let now = self.cell.shared.clock.now() as i64;
-            let wait = u64::try_from(due.saturating_sub(now)).unwrap_or(0);
+            let wait = u64::try_from(due.saturating_sub(now)).unwrap_or(0).min(DUE_MAX_NS);
             deadline = deadline.min(Instant::now() + Duration::from_nanos(wait));
         }
         deadline
@@ -373,6 +376,10 @@ impl Connection {
 
     /// Says goodbye: notice, what is queued, then 1012.
     async fn leave(&mut self, deadline: Instant) -> End {
+        // Answers that were given before the order to leave.
+        if let Err(end) = self.take_posts() {
+            return end;
+        }
         let notice = Message::Notice(Notice {
             kind: NoticeKind::DRAINING,
             subscription: 0,

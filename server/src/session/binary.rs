@@ -505,6 +505,13 @@ impl BinarySession {
                 let message::Configure { request, subscription, policy, predicate, max_hz } = configure;
                 let (delivery, predicate) = Wanted { policy, predicate, max_hz }.checked(request, desk)?;
                 let id = SubscriptionId(subscription);
+                let at = self.subscriptions.binary_search_by_key(&id, |(known, _)| *known);
+                let changes = |at: usize| self.subscriptions[at].1.1 != predicate;
+                if matches!(self.standing, Standing::Known(_)) && at.is_ok_and(changes) {
+                    // What is kept for the identity would no longer be what it asked for.
+                    let text = "a subscription of an identity keeps its predicate: subscribe with the new one, then unsubscribe this one";
+                    return Err(Rejection::new(request, ErrorCode::InvalidState, "predicate", text));
+                }
                 let mut ack = acknowledgement(request, SubscriptionStatus::UPDATED);
                 if desk.configure(id, &delivery, &mut ack) {
                     if let Ok(at) = self.subscriptions.binary_search_by_key(&id, |(known, _)| *known) {

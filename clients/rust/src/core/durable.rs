@@ -1,6 +1,6 @@
 //! A client with a durable identity: critical messages come until the application acknowledged them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tickcast_protocol::message::{Ack, Deliver, Identified, Identify, Span, View};
@@ -85,10 +85,11 @@ pub(super) struct Durable {
     pub(super) is_known: bool,
     /// The word before a data frame, until that comes.
     pub(super) word: Option<Deliver>,
-    /// Told to the application and not acknowledged by it.
-    told: BTreeSet<u64>,
+    /// Told to the application and not acknowledged by it, with when they were accepted: a server that lost its
+    /// journal, or another one, gives positions anew.
+    told: BTreeMap<u64, i64>,
     /// Acknowledged by the application, the newest [`SETTLED_MAX`].
-    settled: BTreeSet<u64>,
+    settled: BTreeMap<u64, i64>,
     /// Acknowledged and not yet sent.
     due: BTreeSet<u64>,
 }
@@ -98,9 +99,9 @@ impl Core {
     /// connection is sent with the next one.
     pub fn acknowledge(&mut self, positions: impl IntoIterator<Item = u64>) {
         for position in positions {
-            if self.durable.told.remove(&position) {
+            if let Some(accepted_at) = self.durable.told.remove(&position) {
                 self.durable.due.insert(position);
-                self.durable.settled.insert(position);
+                self.durable.settled.insert(position, accepted_at);
                 if self.durable.settled.len() > SETTLED_MAX {
                     self.durable.settled.pop_first();
                 }
@@ -164,13 +165,14 @@ impl Core {
         now: u64,
     ) -> Result<(), DecodeError> {
         self.stats.critical += 1;
-        if self.durable.settled.contains(&word.position) {
+        let is_known = |known: &BTreeMap<u64, i64>| known.get(&word.position) == Some(&word.accepted_at.0);
+        if is_known(&self.durable.settled) {
             // It was on its way before our acknowledgement, or that was lost.
             self.stats.repeats += 1;
             self.durable.due.insert(word.position);
             return Ok(());
         }
-        if !self.durable.told.insert(word.position) {
+        if is_known(&self.durable.told) {
             // The application has it, and has not said so yet.
             self.stats.repeats += 1;
             return Ok(());
@@ -182,6 +184,9 @@ impl Core {
         } else {
             (frame.header, message.slice_ref(frame.payload))
         };
+        self.durable.told.insert(position, accepted_at.0);
+        self.durable.settled.remove(&position);
+        self.durable.due.remove(&position);
         self.events.push_back(ClientEvent::Critical(Box::new(Critical {
             position,
             attempt,

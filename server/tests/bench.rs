@@ -238,7 +238,7 @@ fn alerts_beside_ticks_are_told_apart_and_every_event_is_accounted_for() {
 
 #[test]
 fn what_a_server_merged_and_told_of_is_accounted_for() {
-    // Bursts of quotes of one symbol through outboxes that hold sixteen: most are merged.
+    // Hundreds of quotes of one symbol are read at once, and go through outboxes that hold sixteen.
     let server = TestServer::start(&[("outbox.events", "16")]);
     let url = server.url();
     let (code, stdout, stderr) = bench(&[
@@ -249,7 +249,7 @@ fn what_a_server_merged_and_told_of_is_accounted_for() {
         "--type",
         "market-data",
         "--size",
-        "4096",
+        "256",
         "--burst",
         "2000",
         "--every",

@@ -3,7 +3,12 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
 use common::TestServer;
 use serde_json::Value;
@@ -18,6 +23,63 @@ fn bench(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 fn count(found: &Value, name: &str) -> u64 {
     found[name].as_u64().unwrap_or_else(|| panic!("{name} in {found}"))
+}
+
+/// Stands between the load test and the server at `server`, and raises the sequence of one trade by one.
+fn liar(server: SocketAddr) -> SocketAddr {
+    const TRADE: [u8; 6] = [0x54, 0x43, 2, 5, 102, 0];
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
+    let address = listener.local_addr().expect("an address");
+    let seen = Arc::new(AtomicU32::new(0));
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let upstream = TcpStream::connect(server).expect("connects");
+            let (mut from, mut to) =
+                (client.try_clone().expect("a clone"), upstream.try_clone().expect("a clone"));
+            thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(std::net::Shutdown::Both);
+            });
+            let seen = Arc::clone(&seen);
+            thread::spawn(move || {
+                let (mut from, mut to, mut bytes) = (upstream, client, vec![0; 65_536]);
+                while let Ok(read @ 1..) = from.read(&mut bytes) {
+                    let chunk = &mut bytes[..read];
+                    let starts = chunk.windows(24).position(|window| window.starts_with(&TRADE));
+                    if let Some(at) = starts.filter(|_| seen.fetch_add(1, Ordering::Relaxed) == 10) {
+                        chunk[at + 16] += 1;
+                    }
+                    if to.write_all(chunk).is_err() {
+                        return;
+                    }
+                }
+                let _ = to.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn one_sequence_that_is_wrong_fails_the_check() {
+    let server = TestServer::start(&[]);
+    let through = format!("ws://{}/ws", liar(server.address()));
+    let run = ["--subs", "3", "--rate", "200", "--for", "400ms", "--warm-up", "0s", "--check", "--json"];
+    // Sequences below 127: raising one is raising its lowest byte.
+    let (code, stdout, stderr) = bench(&[&["--url", &through], &run[..]].concat());
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.contains("an account is off: 1 unaccounted, 1 misordered"), "{stderr}");
+    let found: Value = serde_json::from_str(&stdout).expect("JSON");
+    let found = &found["repetitions"][0];
+    assert_eq!(
+        count(found, "lost"),
+        0,
+        "by their numbers all messages arrived: only the account shows the lie"
+    );
+    assert_eq!(count(&found["account"], "unaccounted"), 1);
+    // The same server, asked directly, is honest.
+    let (code, _, stderr) = bench(&[&["--url", &server.url()], &run[..]].concat());
+    assert_eq!(code, Some(0), "{stderr}");
 }
 
 #[test]
@@ -108,11 +170,11 @@ fn a_pair_measures_the_bare_loop_in_the_same_run() {
 
 #[test]
 fn alerts_beside_ticks_are_told_apart_and_every_event_is_accounted_for() {
-    let server = TestServer::start(&[]);
-    let url = server.url();
+    // Started by the load test, with a journal: what it delivers is on disk.
+    let program = env!("CARGO_BIN_EXE_tickcast");
     let (code, stdout, stderr) = bench(&[
-        "--url",
-        &url,
+        "--spawn",
+        program,
         "--profile",
         "alerts",
         "--subs",
@@ -154,8 +216,8 @@ fn alerts_beside_ticks_are_told_apart_and_every_event_is_accounted_for() {
     // The same beside the bare loop, and for people.
     let (code, stdout, stderr) = bench(&[
         "pair",
-        "--url",
-        &url,
+        "--spawn",
+        program,
         "--profile",
         "alerts",
         "--subs",
@@ -176,8 +238,8 @@ fn alerts_beside_ticks_are_told_apart_and_every_event_is_accounted_for() {
 
 #[test]
 fn what_a_server_merged_and_told_of_is_accounted_for() {
-    // A second of quotes for ten keys in one burst, through outboxes that hold four: most are conflated.
-    let server = TestServer::start(&["outbox.events=16"]);
+    // Hundreds of quotes of one symbol are read at once, and go through outboxes that hold sixteen.
+    let server = TestServer::start(&[("outbox.events", "16")]);
     let url = server.url();
     let (code, stdout, stderr) = bench(&[
         "--url",
@@ -187,7 +249,7 @@ fn what_a_server_merged_and_told_of_is_accounted_for() {
         "--type",
         "market-data",
         "--size",
-        "4096",
+        "256",
         "--burst",
         "2000",
         "--every",

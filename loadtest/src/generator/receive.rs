@@ -202,3 +202,115 @@ impl Receive<'_, '_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tickcast_protocol::frame;
+    use tickcast_protocol::message::{Bind, Binding, ClassName, Reason};
+
+    use super::*;
+    use crate::format::Format;
+    use crate::results::Account;
+    use crate::template::{Kind, Template};
+    use crate::walk::{self, Marks};
+
+    const STREAM: u32 = 3;
+
+    fn plan() -> Plan {
+        Plan { formats: vec![(Format::Binary, 1)], accounts: true, ..Plan::named("sat1k").unwrap() }
+    }
+
+    fn bind() -> Vec<u8> {
+        let binding = Binding {
+            stream: STREAM,
+            topic: "public_trade.LOAD0000".to_owned(),
+            class: ClassName::ORDERED,
+            next_sequence: 1,
+        };
+        frame::encode(&Message::Bind(Bind { subscription: 1, bindings: vec![binding] }))
+    }
+
+    fn lost(from: u64, through: u64) -> Vec<u8> {
+        frame::encode(&Message::Notice(Notice {
+            kind: NoticeKind::LOSS,
+            subscription: 1,
+            stream: STREAM,
+            from,
+            through,
+            conflated: 0,
+            gapped: through - from + 1,
+            filtered: 0,
+            reason: Reason::OUTBOX_FULL,
+            reconnect_in_ms: 0,
+        }))
+    }
+
+    /// Message `number` of the load, as a server sends it with `sequence`.
+    fn trade(number: u64, sequence: u64) -> Vec<u8> {
+        let template = Template::new(Kind::PublicTrade, "LOAD0000", 128).unwrap();
+        let mut out = Vec::new();
+        template.append(number, 1, &mut out);
+        let mut frame = out.split_off(websocket::head(&out).unwrap().len);
+        frame[12..16].copy_from_slice(&STREAM.to_le_bytes());
+        frame[16..24].copy_from_slice(&sequence.to_le_bytes());
+        frame
+    }
+
+    /// The account of a subscriber that reads `frames`, of the five messages that were published.
+    fn account(frames: &[Vec<u8>]) -> (Account, Told) {
+        let plan = plan();
+        let mut ledger = Ledger::new(16, 1, false);
+        for sequence in 1..=5 {
+            assert_eq!(ledger.publish(0, sequence, 1, 0, 0), u64::from(sequence));
+        }
+        let (mut told, mut accounts, mut next) = (Told::default(), Accounts::new(&plan), [1]);
+        let mut receive = Receive {
+            plan: &plan,
+            ledger: &mut ledger,
+            told: &mut told,
+            subscriber: 0,
+            next: &mut next,
+            format: 0,
+            now: 1,
+            alerts: None,
+            accounts: Some(&mut accounts),
+            heard: Heard::default(),
+        };
+        let mut bytes = Vec::new();
+        websocket::server_message(websocket::BINARY, &frames.concat(), &mut bytes);
+        let mark = Template::new(Kind::PublicTrade, "LOAD0000", 128).unwrap().mark();
+        assert_eq!(walk::messages(&bytes, &Marks::of(mark), &mut 0, &mut receive), Ok(bytes.len()));
+        (accounts.settle(&[5, 0]), told)
+    }
+
+    #[test]
+    fn frames_and_a_notice_make_a_whole_account() {
+        let (account, told) = account(&[bind(), trade(1, 1), lost(2, 4), trade(5, 5)]);
+        assert!(account.is_whole(), "{account:?}");
+        assert_eq!((account.received, account.gapped, told.gaps), (2, 3, 3));
+    }
+
+    #[test]
+    fn frames_that_lie_about_their_sequence_are_caught() {
+        let honest: Vec<Vec<u8>> = (1..=5).map(|at| trade(at, at)).collect();
+        let whole = |frames: &[Vec<u8>]| account(&[&[bind()], frames].concat()).0;
+        assert!(whole(&honest).is_whole());
+        for (what, sequences) in
+            [("a hole", [1, 2, 3, 4, 6]), ("a repeat", [1, 2, 2, 4, 5]), ("a reorder", [1, 3, 2, 4, 5])]
+        {
+            // By the numbers of the load they all came, in order.
+            let frames: Vec<Vec<u8>> =
+                (1..=5).zip(sequences).map(|(at, sequence)| trade(at, sequence)).collect();
+            let account = whole(&frames);
+            assert!(account.unaccounted + account.misordered > 0, "{what}: {account:?}");
+        }
+        let (unbound, _) = account(&honest);
+        assert_eq!((unbound.misordered, unbound.unaccounted), (5, 5));
+    }
+
+    #[test]
+    fn a_notice_that_leaves_one_out_is_caught() {
+        let (account, told) = account(&[bind(), trade(1, 1), lost(2, 3), trade(5, 5)]);
+        assert_eq!((account.unaccounted, account.misordered, told.gaps), (1, 0, 2));
+    }
+}

@@ -349,8 +349,10 @@ struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
     fn take<const N: usize>(&mut self) -> Result<[u8; N], RecordingError> {
-        let (taken, rest) =
-            self.0.split_first_chunk().ok_or(RecordingError::Malformed("a record is too short for its kind"))?;
+        let (taken, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(RecordingError::Malformed("a record is too short for its kind"))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -436,8 +438,9 @@ mod tests {
             any::<(u64, u64)>().prop_map(|(boot_id, epoch)| Made::Run(boot_id, epoch)),
             (any::<u32>(), 1u8..=3, "[A-Za-z0-9._-]{1,20}".prop_filter("a key", |key| is_key(key)))
                 .prop_map(|(number, class, key)| Made::Stream(number, class, key)),
-            (any::<u32>(), 0u8..=2, any::<u64>(), proptest::collection::vec(any::<u8>(), 0..60))
-                .prop_map(|(stream, origin, sequence, payload)| Made::Event(stream, origin, sequence, payload)),
+            (any::<u32>(), 0u8..=2, any::<u64>(), proptest::collection::vec(any::<u8>(), 0..60)).prop_map(
+                |(stream, origin, sequence, payload)| Made::Event(stream, origin, sequence, payload)
+            ),
             (any::<u32>(), any::<[u64; 4]>(), "[a-z_]{0,12}")
                 .prop_map(|(stream, counts, reason)| Made::Gap(stream, counts, reason)),
             any::<(u64, u64)>().prop_map(|(events, gaps)| Made::End(events, gaps)),
@@ -561,7 +564,8 @@ mod tests {
         let payload = vec![0; PAYLOAD_BYTES_MAX];
         let len = payload.len() as u32;
         let header = Header { type_id: 100, payload_len: len, raw_len: len, ..Header::default() };
-        let entry = Entry::Event { stream: 1, origin: Recorded::Live, frame: Frame { header, payload: &payload } };
+        let entry =
+            Entry::Event { stream: 1, origin: Recorded::Live, frame: Frame { header, payload: &payload } };
         let mut bytes = Vec::new();
         Record { at: 1, entry }.append(&mut bytes);
         assert!(Record::split_first(&bytes).is_ok());

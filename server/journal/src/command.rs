@@ -44,7 +44,9 @@ impl Command {
     pub(crate) fn decline(self, why: Unavailable, reason: Reason) {
         match self {
             Self::Publish { reply, .. } => reply(Outcome::Refused { reason, recipients: Vec::new() }),
-            Self::Note { reply, .. } | Self::Register { reply, .. } | Self::Revoke { reply, .. } => reply(Err(why)),
+            Self::Note { reply, .. } | Self::Register { reply, .. } | Self::Revoke { reply, .. } => {
+                reply(Err(why))
+            }
             Self::Ask(question) => question.decline(why),
             Self::Ack { .. } | Self::Expire { .. } | Self::Close => {}
         }

@@ -298,7 +298,8 @@ impl Connection {
                 return Ok(());
             }
             let was_publisher = *is_publisher;
-            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 };
+            let mut desk =
+                PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 };
             if !was_publisher && !matches!(received, Received::Close(_)) {
                 bucket.take(session, &mut desk)?;
             }
@@ -330,7 +331,10 @@ impl Connection {
 
     fn with_desk(&mut self, act: impl FnOnce(&mut Session, &mut dyn Desk)) {
         let Self { session, cell, peer, is_publisher, source, .. } = self;
-        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 });
+        act(
+            session,
+            &mut PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 },
+        );
     }
 
     fn try_with_desk(
@@ -611,8 +615,11 @@ impl Desk for PeerDesk<'_> {
         request: Option<u64>,
     ) -> Result<Published, Refusal> {
         let later = || -> Later {
-            let postbox = self.postbox();
+            let (postbox, claim) = (self.postbox(), self.source.as_ref().and_then(|source| source.claim()));
             Box::new(move |outcome| {
+                if let (Ok(accepted), Some(claim)) = (&outcome, claim) {
+                    claim.published(&accepted.topic);
+                }
                 // Nobody asked to hear of a success.
                 if request.is_some() || outcome.is_err() {
                     postbox.published(request, outcome);
@@ -651,7 +658,7 @@ impl Desk for PeerDesk<'_> {
 
     fn vouch(&mut self, status: SourceStatus, topics: &[Topic], interval_ms: u32) -> Result<(), Refusal> {
         let now = self.now();
-        match &*self.source {
+        match &mut *self.source {
             Some(source) => source.say(status, topics, interval_ms, now),
             None => Ok(()),
         }

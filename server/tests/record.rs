@@ -103,14 +103,17 @@ fn streams(held: &Held) -> BTreeMap<(String, u8), Vec<(u64, Header, &[u8])>> {
     streams
 }
 
+/// Topic of the sample of an alert.
+const ALERT: &str = "risk_alert.scope-36";
+
 /// A made recording.
 struct Made(Vec<u8>, u64, u64);
 
 impl Made {
     const TOPICS: [(&str, Class); 4] = [
         ("market_data.A", Class::Latest),
-        ("public_trade.symbol-70", Class::Ordered),
-        ("risk_alert.scope-70", Class::Critical),
+        ("public_trade.A", Class::Ordered),
+        (ALERT, Class::Critical),
         ("market_data.A", Class::Critical),
     ];
 
@@ -331,13 +334,13 @@ fn a_replay_says_so_in_band_with_its_first_events_and_tells_the_gaps() {
     let states = &heard.states["market_data.A"];
     assert_eq!(states.iter().filter(|state| **state == replay).count(), 2, "{states:?}");
     assert!(states.iter().all(|state| [replay, closed].contains(state)), "{states:?}");
-    assert_eq!(heard.states["risk_alert.scope-70"], [replay, closed]);
+    assert_eq!(heard.states[ALERT], [replay, closed]);
     // Who comes later is told as well, and a replay that begins anew is one again.
     let mut late = Reader::follow(&server, "risk_alert.*");
     let (_, told) = late.until(|_, message| matches!(message, Message::StreamStates(_)));
     assert!(matches!(told, Message::StreamStates(told) if told.states[0].state == closed));
     assert_eq!(run(&["replay", text(&path), "--to", &server.url(), "--speed", "max"]).0, 0);
-    let states = &late.until_closed(1).states["risk_alert.scope-70"];
+    let states = &late.until_closed(1).states[ALERT];
     assert_eq!(states[states.len() - 2..], [replay, closed], "{states:?}");
 }
 

@@ -15,7 +15,7 @@ use tickcast_client::{
     Client, ClientEvent, ClientOptions, ClientState, Data, Gap, GapReason, Origin, SubscribeOptions,
 };
 use tickcast_protocol::recording::{Entry, Head, Record as FileRecord, Recorded};
-use tickcast_protocol::{BootId, Class, Epoch, Frame, Topic};
+use tickcast_protocol::{BootId, Class, Epoch, Frame, Topic, TopicFilter};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,6 +27,8 @@ use crate::config::parse_duration;
 const FOR_EVER: Duration = Duration::from_secs(1 << 30);
 /// Events taken at once before they are written.
 const BATCH: usize = 256;
+/// How long the server may take to say goodbye.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Record what is published to a file, for `tickcast replay`
 #[derive(Args, Debug)]
@@ -53,6 +55,12 @@ impl Record {
     }
 
     async fn record(self) -> u8 {
+        for pattern in &self.patterns {
+            if let Err(error) = TopicFilter::parse(pattern) {
+                eprintln!("error: cannot subscribe to `{pattern}`: {error}");
+                return EXIT_FAILURE;
+            }
+        }
         let (client, mut events) = match Client::connect(ClientOptions::new(&self.connect.url)).await {
             Ok(connected) => connected,
             Err(error) => {
@@ -89,7 +97,7 @@ impl Record {
         let mut recorder = Recorder::default();
         let mut lost = false;
         // Ctrl-C is how a recording without an end is ended.
-        let mut code = 'recording: loop {
+        let mut code = loop {
             let mut next = tokio::select! {
                 event = events.next() => event,
                 () = end.as_mut() => break 0,
@@ -148,20 +156,19 @@ impl Record {
             }
             if let Err(error) = sink.write(&bytes) {
                 eprintln!("error: cannot write {}: {error}", self.out.display());
-                eprintln!("what was written before is sound; it ends without an end");
-                break 'recording EXIT_FAILURE;
+                eprintln!("the {} bytes that were written before are sound", sink.written);
+                client.close(CLOSE_TIMEOUT).await;
+                return EXIT_FAILURE;
             }
             if let Some(code) = stop {
                 break code;
             }
         };
-        if !sink.failed {
-            let mut bytes = Vec::new();
-            recorder.end(clock::unix_nanos(), &mut bytes);
-            if let Err(error) = sink.write(&bytes).and_then(|()| finish(&sink.out)) {
-                eprintln!("error: cannot write {}: {error}", self.out.display());
-                code = EXIT_FAILURE;
-            }
+        let mut bytes = Vec::new();
+        recorder.end(clock::unix_nanos(), &mut bytes);
+        if let Err(error) = sink.write(&bytes).and_then(|()| finish(&sink.out)) {
+            eprintln!("error: cannot write {}: {error}", self.out.display());
+            code = EXIT_FAILURE;
         }
         let Recorder { events, gaps, gapped, conflated, .. } = recorder;
         eprintln!(
@@ -169,7 +176,7 @@ impl Record {
             recorder.streams.len(),
             sink.written
         );
-        client.close(Duration::from_millis(500)).await;
+        client.close(CLOSE_TIMEOUT).await;
         code
     }
 }
@@ -204,30 +211,38 @@ struct Sink<W> {
     out: W,
     /// Bytes that are in it, whole records all.
     written: u64,
-    failed: bool,
 }
 
 impl<W: Write + Cut> Sink<W> {
     fn new(out: W, started_at: u64) -> io::Result<Self> {
-        let mut sink = Self { out, written: 0, failed: false };
+        let mut sink = Self { out, written: 0 };
         sink.write(&Head { started_at }.to_bytes())?;
         Ok(sink)
     }
 
-    /// Writes whole records. After an error nothing more may be written.
+    /// Writes whole records. After an error, what of them is there in full stays, and nothing more may be written.
     fn write(&mut self, records: &[u8]) -> io::Result<()> {
-        match self.out.write_all(records) {
-            Ok(()) => {
-                self.written += records.len() as u64;
-                Ok(())
+        let mut done = 0;
+        let error = loop {
+            if done == records.len() {
+                self.written += done as u64;
+                return Ok(());
             }
-            Err(error) => {
-                self.failed = true;
-                // A tail that cannot be cut off is found as torn by whoever reads.
-                let _ = self.out.cut(self.written);
-                Err(error)
+            match self.out.write(&records[done..]) {
+                Ok(0) => break io::ErrorKind::WriteZero.into(),
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error,
             }
+        };
+        let mut torn = &records[..done];
+        while let Ok((_, rest)) = FileRecord::split_first(torn) {
+            self.written += (torn.len() - rest.len()) as u64;
+            torn = rest;
         }
+        // A tail that cannot be cut off is found as torn by whoever reads.
+        let _ = self.out.cut(self.written);
+        Err(error)
     }
 }
 
@@ -475,11 +490,13 @@ mod tests {
 
     #[test]
     fn a_full_disk_leaves_whole_records_wherever_it_is_full() {
+        // One write for every two events.
         let record = |sink: &mut Sink<Disk>| {
             let mut recorder = Recorder::default();
-            for sequence in 1..=4 {
+            for sequence in [1, 3] {
                 let mut bytes = Vec::new();
                 recorder.data(&data(1, Origin::Live, sequence), &mut bytes);
+                recorder.data(&data(1, Origin::Live, sequence + 1), &mut bytes);
                 sink.write(&bytes)?;
             }
             io::Result::Ok(())
@@ -497,11 +514,11 @@ mod tests {
                     continue;
                 };
                 assert_eq!(record(&mut sink).unwrap_err().kind(), io::ErrorKind::StorageFull);
-                assert!(sink.failed && sink.out.bytes.len() <= room);
+                assert!(sink.out.bytes.len() <= room);
                 let (found, ending) = read(&sink.out.bytes);
                 assert_eq!(found, all[..found.len()]);
                 let Some(Ending::Torn { at, left_out }) = ending else { panic!("{ending:?}") };
-                assert!(at >= sink.written && (left_out == 0 || !cuts), "{room}: {ending:?}");
+                assert_eq!((at, left_out == 0 || !cuts), (sink.written, true), "{room}: {ending:?}");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use tickcast_client::{Client, ClientEvent, ClientOptions, Events, PublishError};
+use tickcast_client::{Client, ClientEvent, ClientOptions, ClientState, Events, PublishError};
 use tickcast_protocol::message::{Role, SourceStatus};
 
 use super::{EXIT_CONNECT, EXIT_FAILURE, EXIT_INTERRUPTED, block_on};
@@ -15,6 +15,8 @@ use crate::feeds::{Pace, Place, Played, Speed, Tape};
 
 /// How long the server may take to read what is queued at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long it may take to answer after that.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Publishes queued before we wait for the socket.
 const QUEUE_MAX: usize = 1_024;
 /// Pause while the queue is full.
@@ -92,6 +94,7 @@ impl Replay {
         // Nothing more will come of these streams, for whatever reason. Where the client is closed, nobody hears.
         let _ = client.vouch(SourceStatus::CLOSED, &[], Duration::ZERO);
         let unsent = client.flush(FLUSH_TIMEOUT).await;
+        hear_out(&client, &mut events, &bar).await;
         let refused = client.stats().refused;
         bar.finish_and_clear();
         client.close(FLUSH_TIMEOUT).await;
@@ -171,13 +174,34 @@ async fn publish(
             // Give the socket a turn, and tell what the server refused.
             tokio::task::yield_now().await;
             while let Some(event) = events.try_next() {
-                if let ClientEvent::ServerError(error) = event {
-                    bar.suspend(|| eprintln!("refused: {error}"));
-                }
+                say_refused(&event, bar);
             }
         }
     }
     Ok(())
+}
+
+/// Waits until the server has answered what was sent, as far as it answers in order.
+async fn hear_out(client: &Client, events: &mut Events, bar: &ProgressBar) {
+    if client.state() != ClientState::Connected {
+        return;
+    }
+    client.ping();
+    let answered = async {
+        while let Some(event) = events.next().await {
+            say_refused(&event, bar);
+            if matches!(event, ClientEvent::Pong { .. }) || client.state() != ClientState::Connected {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
+}
+
+fn say_refused(event: &ClientEvent, bar: &ProgressBar) {
+    if let ClientEvent::ServerError(error) = event {
+        bar.suspend(|| eprintln!("refused: {error}"));
+    }
 }
 
 /// Queues something once there is room.

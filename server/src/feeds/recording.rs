@@ -170,7 +170,13 @@ impl<R: Read> Recording<R> {
                     (recording.head, recording.used) = (head, len);
                     return Ok(recording);
                 }
-                Err(RecordingError::Torn { needed, .. }) if recording.fill(needed)? => {}
+                Err(RecordingError::Torn { needed, available }) => {
+                    // Bytes that came are looked at, also when there are too few.
+                    if !recording.fill(needed)? && recording.buffer.len() == available {
+                        let problem = "this is no recording: it ends within its head".to_owned();
+                        return Err(recording.error(problem));
+                    }
+                }
                 Err(error) => return Err(recording.error(error.to_string())),
             }
         }
@@ -393,7 +399,10 @@ mod tests {
             let mut recording = match Recording::from_reader("a", torn) {
                 Ok(recording) => recording,
                 Err(error) => {
-                    assert!(torn_at < 24 && error.problem.contains("24 are needed"), "{torn_at}: {error}");
+                    assert!(
+                        torn_at < 24 && error.problem.contains("ends within its head"),
+                        "{torn_at}: {error}"
+                    );
                     continue;
                 }
             };

@@ -200,12 +200,12 @@ impl Reader {
         }
     }
 
-    /// Everything up to the moment at which so many streams are closed: events, upstream gaps, and all states of
-    /// each topic.
-    fn until_closed(&mut self, count: usize) -> Heard {
+    /// Everything up to the moment at which so many events came and so many streams are closed, in whatever order:
+    /// states may overtake events. What the server says of itself is left out.
+    fn until_closed(&mut self, events: usize, streams: usize) -> Heard {
         let mut heard = Heard::default();
         let mut closed = 0;
-        while closed < count {
+        while closed < streams || heard.events.len() < events {
             let (header, message) = self.next();
             match message {
                 Message::StreamStates(told) => {
@@ -216,6 +216,7 @@ impl Reader {
                     }
                 }
                 Message::Notice(notice) => heard.gaps.push(notice),
+                Message::StreamHealth(_) => {}
                 message if header.sequence > 0 => heard.events.push((header, message)),
                 _ => {}
             }
@@ -309,11 +310,10 @@ fn a_replay_says_so_in_band_with_its_first_events_and_tells_the_gaps() {
     ] {
         assert!(talk.contains(said), "{said}: {talk}");
     }
-    let heard = reader.until_closed(3);
+    let heard = reader.until_closed(4, 3);
     let found: Vec<_> = heard
         .events
         .iter()
-        .filter(|(header, _)| header.type_id != 127)
         .map(|(header, message)| (header.sequence, header.flags & FLAG_CRITICAL, message.clone()))
         .collect();
     let expected = [
@@ -340,7 +340,7 @@ fn a_replay_says_so_in_band_with_its_first_events_and_tells_the_gaps() {
     let (_, told) = late.until(|_, message| matches!(message, Message::StreamStates(_)));
     assert!(matches!(told, Message::StreamStates(told) if told.states[0].state == closed));
     assert_eq!(run(&["replay", text(&path), "--to", &server.url(), "--speed", "max"]).0, 0);
-    let states = &late.until_closed(1).states[ALERT];
+    let states = &late.until_closed(1, 1).states[ALERT];
     assert_eq!(states[states.len() - 2..], [replay, closed], "{states:?}");
 }
 
@@ -356,15 +356,21 @@ fn critical_messages_that_are_kept_on_disk_are_said_to_be_replayed_too() {
     // The gap was refused, and that is said.
     assert_eq!(code, 1, "{talk}");
     assert!(talk.contains("1 refused"), "{talk}");
-    let (header, _) = reader.until(|_, message| matches!(message, Message::RiskAlert(_)));
-    assert_eq!((header.sequence, header.flags & FLAG_CRITICAL), (1, FLAG_CRITICAL));
-    let is_replay = |_: &Reader, message: &Message| matches!(message, Message::StreamStates(told) if told.states[0].state == StreamState::REPLAY);
-    reader.until(is_replay);
+    let is_replay = |message: &Message| matches!(message, Message::StreamStates(told) if told.states[0].state == StreamState::REPLAY);
+    // In whatever order they come.
+    let (mut alert, mut said) = (None, false);
+    while alert.is_none() || !said {
+        let (header, message) = reader.next();
+        said |= is_replay(&message);
+        alert = alert.or(matches!(message, Message::RiskAlert(_)).then_some(header));
+    }
+    let alert = alert.expect("an alert");
+    assert_eq!((alert.sequence, alert.flags & FLAG_CRITICAL), (1, FLAG_CRITICAL));
     drop(server);
     // In process as well.
     let feed = FeedSpec::Replay { files: vec![path], speed: Speed::Max, wait_for: 1 };
     let server = TestServer::with_feeds(&settings, vec![feed]);
-    Reader::follow(&server, "risk_alert.*").until(is_replay);
+    Reader::follow(&server, "risk_alert.*").until(|_, message| is_replay(message));
 }
 
 #[test]
@@ -374,7 +380,7 @@ fn a_server_plays_a_recording_itself() {
     let files = vec![path.clone(), path];
     let feed = FeedSpec::Replay { files, speed: Speed::Times(1_000.0), wait_for: 1 };
     let server = TestServer::with_feeds(&[], vec![feed]);
-    let heard = Reader::follow(&server, "market_data.*").until_closed(1);
+    let heard = Reader::follow(&server, "market_data.*").until_closed(4, 1);
     let sequences: Vec<u64> = heard.events.iter().map(|(header, _)| header.sequence).collect();
     assert_eq!(sequences, [1, 6, 7, 12], "both files, one after the other");
     assert_eq!(heard.gaps.iter().map(|gap| gap.gapped).sum::<u64>(), 8);

@@ -178,3 +178,87 @@ impl fmt::Display for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+    use tickcast_protocol::recording::{Entry, Head, Record};
+    use tickcast_protocol::{BootId, Class, Epoch, Frame, Header, Topic, frame, registry};
+
+    use super::*;
+    use crate::feeds::{Pace, Speed};
+
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: i64 = 1_800_000_000_000_000_000;
+
+    /// A recording of events at these seconds, with a gap behind the first, and without an end.
+    fn recorded(folder: &TempDir, name: &str, seconds: &[u64]) -> PathBuf {
+        let mut bytes = Head { started_at: 1 }.to_bytes().to_vec();
+        let mut append = |entry: Entry<'_>| Record { at: 99 * SECOND, entry }.append(&mut bytes);
+        append(Entry::Run { boot_id: BootId(1), epoch: Epoch(1) });
+        let topic = Topic::parse("market_data.A").unwrap();
+        append(Entry::Stream { number: 3, class: Class::Latest, topic });
+        let (payload, header) =
+            frame::payload(&Message::sample(registry::by_name("market_data").unwrap(), true));
+        for (at, second) in seconds.iter().enumerate() {
+            let header = Header { publish_time: second * SECOND, sequence: at as u64 + 1, ..header };
+            let frame = Frame { header, payload: &payload };
+            append(Entry::Event { stream: 3, origin: Recorded::Live, frame });
+            if at == 0 {
+                append(Entry::Gap {
+                    stream: 3,
+                    from: 0,
+                    through: 0,
+                    gapped: 2,
+                    conflated: 0,
+                    reason: "lapped",
+                });
+            }
+        }
+        let path = folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_recording_keeps_the_time_of_its_events_and_its_gaps_their_place() {
+        let folder = TempDir::new().unwrap();
+        let files =
+            [recorded(&folder, "a.tcr", &[1_000, 1_010, 1_030]), recorded(&folder, "b.tcr", &[500, 504])];
+        for (speed, due) in [
+            (Speed::Times(1.0), [0, 10, 30, 30, 34]),
+            (Speed::Times(10.0), [0, 1, 3, 3, 3]),
+            (Speed::Max, [0, 0, 0, 0, 0]),
+        ] {
+            let mut tape = Tape::open(&files).unwrap();
+            let (mut pace, mut found, mut gaps) = (Pace::new(speed), Vec::new(), Vec::new());
+            for step in &mut tape {
+                let step = step.unwrap();
+                match step.time {
+                    Some(time) => found.push((pace.due(time, NOW) - NOW) / SECOND as i64),
+                    None => gaps.push(found.len()),
+                }
+            }
+            assert_eq!(found, due, "{speed}");
+            assert_eq!(gaps, [1, 4], "a gap comes with what was before it");
+            let Tape::Recordings(recordings) = &tape else { panic!("recordings") };
+            assert_eq!(recordings.heard().torn.len(), 2);
+        }
+    }
+
+    #[test]
+    fn files_of_two_kinds_and_files_that_are_not_there_are_named() {
+        let folder = TempDir::new().unwrap();
+        let (recording, table) = (recorded(&folder, "a.tcr", &[1]), folder.path().join("b.csv"));
+        fs::write(&table, "ts_event_ns,symbol,price,size\n1,A,1,1\n").unwrap();
+        for files in [[recording.clone(), table.clone()], [table.clone(), recording]] {
+            let error = Tape::open(&files).unwrap_err().to_string();
+            assert!(error.contains("a.tcr is a recording and") && error.contains("b.csv is not"), "{error}");
+        }
+        let error = Tape::open(&[table, "/no/such.tcr".into()]).unwrap_err().to_string();
+        assert!(error.contains("/no/such.tcr"), "{error}");
+        assert!(matches!(Tape::open(&[]), Err(TapeError::Empty)));
+    }
+}

@@ -92,8 +92,11 @@ fn read(path: &Path) -> Held {
     held
 }
 
-/// Of every stream, its events as bytes, in order.
-fn streams(held: &Held) -> BTreeMap<(String, u8), Vec<(u64, Header, &[u8])>> {
+/// Sequence, the header without what a server fills in, and payload.
+type Facts<'a> = (u64, Header, &'a [u8]);
+
+/// Of every stream, its events in order.
+fn streams(held: &Held) -> BTreeMap<(String, u8), Vec<Facts<'_>>> {
     let mut streams: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for event in &held.events {
         let facts = Header { stream: 0, sequence: 0, publish_time: 0, ..event.header };

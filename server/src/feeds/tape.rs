@@ -1,10 +1,10 @@
 //! What a replay plays: tables of recorded market data, merged by time, or recordings, one after the other.
 #![forbid(unsafe_code)]
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::path::PathBuf;
-use std::vec;
 
 use tickcast_protocol::Message;
 use tickcast_protocol::recording::Recorded;
@@ -25,7 +25,7 @@ pub enum Tape {
 #[derive(Debug)]
 pub struct Recordings {
     current: Recording<File>,
-    next: vec::IntoIter<PathBuf>,
+    next: VecDeque<PathBuf>,
     heard: Heard,
 }
 
@@ -62,6 +62,7 @@ pub enum Place {
 
 /// What is published.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one at a time, on the stack")]
 pub enum Played {
     /// A row of a table.
     Row(Message),
@@ -105,8 +106,8 @@ impl Tape {
                 Err(TapeError::Mixed(recording.display().to_string(), table.display().to_string()))
             }
             (Some(_), None) => {
-                let mut next = files.to_vec().into_iter();
-                let current = Recording::open(next.next().ok_or(TapeError::Empty)?)?;
+                let mut next: VecDeque<PathBuf> = files.iter().cloned().collect();
+                let current = Recording::open(next.pop_front().ok_or(TapeError::Empty)?)?;
                 Ok(Self::Recordings(Recordings { current, next, heard: Heard::default() }))
             }
             (None, Some(_)) => Ok(Self::Tables(Merged::open(files)?)),
@@ -132,7 +133,7 @@ impl Recordings {
                         _ => format!("{name} is torn at byte {at}: {left_out} bytes are left out"),
                     });
                 }
-                match self.next.next() {
+                match self.next.pop_front() {
                     Some(file) => self.current = Recording::open(file)?,
                     None => return Ok(None),
                 }

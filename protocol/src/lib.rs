@@ -2,7 +2,7 @@
 //!
 //! Modules in reading order: a [`frame`] carries a [`message`] about a [`topic`], a large one made smaller
 //! by a [`codec`]; its [`sequence`] orders it; [`decimal`] keeps its numbers exact; [`error`] says what went wrong.
-//! A [`predicate`] is a condition on an event's attributes, asked for with a topic filter.
+//! A [`recording`] is a file of frames. A [`predicate`] is a condition on an event's attributes, asked for with a topic filter.
 //! [`registry`] answers questions about every type from the one table in [`message`].
 //! `SPEC.md` beside this crate describes the same bytes for writers of other clients.
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ pub mod field;
 pub mod frame;
 pub mod message;
 pub mod predicate;
+pub mod recording;
 pub mod registry;
 pub mod sequence;
 pub mod spec;

@@ -134,7 +134,9 @@ names! {
 }
 names! {
     /// What a publisher says of the source of its streams.
-    "source_status" SourceStatus / ArchivedSourceStatus { ALIVE = 1 "alive", LOST = 2 "lost", CLOSED = 3 "closed", }
+    "source_status" SourceStatus / ArchivedSourceStatus {
+        ALIVE = 1 "alive", LOST = 2 "lost", CLOSED = 3 "closed", REPLAY = 4 "replay",
+    }
 }
 names! {
     /// What a begin and end frame bracket.

@@ -80,7 +80,14 @@ fn only_the_codec_renders_dialects_and_only_sessions_read_them() {
 
 #[test]
 fn only_the_command_line_uses_the_client() {
-    let except = ["cli/identity.rs", "cli/mod.rs", "cli/publish.rs", "cli/subscribe.rs", "cli/replay.rs"];
+    let except = [
+        "cli/identity.rs",
+        "cli/mod.rs",
+        "cli/publish.rs",
+        "cli/record.rs",
+        "cli/replay.rs",
+        "cli/subscribe.rs",
+    ];
     nobody_says("server/src", &["tickcast_client"], &except);
     nobody_says("server/src", &["tickcast_loadtest"], &["cli/bench.rs"]);
 }

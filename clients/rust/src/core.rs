@@ -95,6 +95,9 @@ pub struct CoreOptions {
     /// Whether the server may compress large messages to us (LZ4). Costs some microseconds for each of
     /// them, where they are decompressed.
     pub lz4: bool,
+    /// Whether all it publishes is recorded: said on each connection before anything else, so that the server
+    /// tells its streams as `replay`.
+    pub is_replay: bool,
     /// Who the client is across connections: critical messages of its subscriptions then wait for it until
     /// [`Core::acknowledge`]. `None` gets them as they happen, like all others.
     pub identity: Option<Identity>,
@@ -115,6 +118,7 @@ impl Default for CoreOptions {
             replies_max: 8_192,
             streams_max: 65_536,
             lz4: true,
+            is_replay: false,
             identity: None,
         }
     }

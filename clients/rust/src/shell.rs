@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use tickcast_protocol::message::{SourceStatus, StreamState};
 use tickcast_protocol::topic::TopicError;
-use tickcast_protocol::{Class, Message, Topic, TopicFilter};
+use tickcast_protocol::{Class, Frame, Message, Topic, TopicFilter};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::core::{
@@ -328,6 +328,14 @@ impl Client {
     /// [`PublishError`]; nothing was queued then.
     pub fn publish(&self, message: &Message) -> Result<(), PublishError> {
         self.act(|core, now| core.publish(message, now))
+    }
+
+    /// Publishes a frame that was received once, and forgets it. See [`Core::publish_frame`].
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then.
+    pub fn publish_frame(&self, frame: &Frame<'_>) -> Result<(), PublishError> {
+        self.act(|core, now| core.publish_frame(frame, now))
     }
 
     /// Publishes and waits for what becomes of it, at most the time to live and the reply timeout.

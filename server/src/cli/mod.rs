@@ -1,12 +1,14 @@
 //! The command line: one verb a file, examples in the help, data to stdout and talk to stderr.
 //!
 //! Exit codes: 0 ok, 1 failure while running, 2 usage or settings, 3 a condition of `bench --fail-if` or
-//! an account that `bench --check` found off, 4 cannot connect, 78 a bind that is refused for safety, 130 interrupted.
+//! an account that `bench --check` found off, 4 cannot connect, 78 a bind that is refused for safety, 130 interrupted
+//! (`record` ends with 0 then: that is how one is ended).
 #![forbid(unsafe_code)]
 
 mod bench;
 mod identity;
 mod publish;
+mod record;
 mod replay;
 mod serve;
 mod settings;
@@ -37,6 +39,8 @@ const EXAMPLES: &str = "Examples:
   tickcast sub 'market_data.*'                       a line for each message
   tickcast sub 'risk_alert.**' --json | jq .data     NDJSON
   tickcast pub market_data.BTC-USD '{\"bid\":1,\"ask\":2}'
+  tickcast record 'market_data.*' --out ticks.tcr --for 10m
+  tickcast replay ticks.tcr --speed 10x
   tickcast replay trades.csv --to ws://127.0.0.1:8000/ws --speed 10
   tickcast bench --profile fan1k --url ws://127.0.0.1:8000/ws
   tickcast config init > tickcast.toml";
@@ -49,6 +53,8 @@ enum Verb {
     Sub(subscribe::Sub),
     /// Publish one message, or NDJSON from standard input
     Pub(publish::Pub),
+    /// Record what is published to a file, for `tickcast replay`
+    Record(record::Record),
     /// Publish recorded files to a server
     Replay(replay::Replay),
     /// Measure a server under load, and how far from the machine's limit it is
@@ -79,6 +85,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Verb::Serve(serve) => serve.run(),
         Verb::Sub(sub) => sub.run(),
         Verb::Pub(publish) => publish.run(),
+        Verb::Record(record) => record.run(),
         Verb::Replay(replay) => replay.run(),
         Verb::Bench(bench) => bench.run(),
         Verb::Config(config) => config.run(),

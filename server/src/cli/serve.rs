@@ -35,10 +35,10 @@ pub(super) struct Serve {
     /// Run a made-up market: 24 symbols, every type of message, one mute symbol and one gap a minute
     #[arg(long)]
     demo: bool,
-    /// Publish recorded CSV files, merged by time
+    /// Publish recorded files: CSV, merged by time, or recordings of `tickcast record`, one after the other
     #[arg(long, value_name = "FILE", num_args = 1..)]
     replay: Vec<PathBuf>,
-    /// Speed of the replay: 1 is as recorded, 10 ten times as fast, max as fast as shards follow
+    /// Speed of the replay: 1 is as recorded, 10 or 10x ten times as fast, max as fast as shards follow
     #[arg(long, default_value = "1", requires = "replay")]
     speed: Speed,
     /// Wait for this many subscriptions before the replay starts

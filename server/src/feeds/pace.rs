@@ -28,7 +28,7 @@ pub enum Speed {
 /// A text that is no speed. Its writer is at fault.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "`{0}` is no speed; write `max`, or a number from {SPEED_MIN} to {SPEED_MAX}: 1 is as recorded, 10 ten times as fast"
+    "`{0}` is no speed; write `max`, or a number from {SPEED_MIN} to {SPEED_MAX}: 1 is as recorded, 10 or 10x ten times as fast"
 )]
 pub struct SpeedError(String);
 
@@ -39,7 +39,7 @@ impl FromStr for Speed {
         if text == "max" {
             return Ok(Self::Max);
         }
-        match text.parse() {
+        match text.strip_suffix('x').unwrap_or(text).parse() {
             Ok(times) if (SPEED_MIN..=SPEED_MAX).contains(&times) => Ok(Self::Times(times)),
             _ => Err(SpeedError(text.escape_debug().take(32).collect())),
         }
@@ -139,6 +139,7 @@ mod tests {
         for (text, speed) in [
             ("1", Speed::Times(1.0)),
             ("10", Speed::Times(10.0)),
+            ("10x", Speed::Times(10.0)),
             ("0.5", Speed::Times(0.5)),
             ("1e3", Speed::Times(1_000.0)),
             ("max", Speed::Max),
@@ -146,7 +147,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(speed));
             assert_eq!(speed.to_string().parse(), Ok(speed));
         }
-        for text in ["", "0", "-1", "nan", "inf", "1e400", "MAX!", "10x", "1,5", "1e9", "0.0001"] {
+        for text in ["", "0", "-1", "nan", "inf", "1e400", "MAX!", "10xx", "x", "1,5", "1e9", "0.0001"] {
             let error = text.parse::<Speed>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{text}`")) && error.contains("write `max`"), "{error}");
         }

@@ -12,10 +12,12 @@ use tickcast_engine::Engine;
 use tickcast_protocol::message::{MarketData, SourceStatus};
 use tickcast_protocol::{Message, StreamId, Topic};
 
-use super::{Action, Disturbance, Market, MarketConfig, Merged, Pace, Publish, Speed};
+use super::{
+    Action, Disturbance, Heard, Market, MarketConfig, Pace, PastEvent, Played, Publish, Speed, Tape,
+};
 use crate::clock;
 use crate::health::{Group, HealthMonitor};
-use crate::ingest::{Accepted, Ingest, Later, Published, Source, Wishes};
+use crate::ingest::{Accepted, Ingest, Later, Published, Refusal, Source, Wishes};
 use crate::metrics::Metrics;
 use crate::states::SourceHandle;
 
@@ -40,7 +42,7 @@ const ROWS_WITHOUT_LOOKING: u64 = 512;
 pub enum FeedSpec {
     /// The made-up market.
     Demo(MarketConfig),
-    /// Recorded files, merged by time.
+    /// Recorded files: tables, merged by time, or recordings, one after the other.
     Replay {
         /// The files.
         files: Vec<PathBuf>,
@@ -123,18 +125,18 @@ fn failed(metrics: &Metrics, feed: &'static str, error: &str) {
     }
 }
 
-impl Publish for FeedDesk {
-    fn publish(&mut self, message: &Message) -> Result<(), String> {
-        let wishes = Wishes { publisher: self.name, ..Wishes::default() };
-        let later = || -> Later {
-            let (metrics, name) = (self.metrics.clone(), self.name);
-            Box::new(move |outcome| {
-                if let Err(refusal) = outcome {
-                    failed(&metrics, name, &refusal.message);
-                }
-            })
-        };
-        let published = self.ingest.publish_message(Source::Feed, message, wishes, later);
+impl FeedDesk {
+    /// What is told of a message that is kept on disk first.
+    fn later(&self) -> Later {
+        let (metrics, name, claim) = (self.metrics.clone(), self.name, self.source.claim());
+        Box::new(move |outcome| match (outcome, claim) {
+            (Ok(accepted), Some(claim)) => claim.published(&accepted.topic),
+            (Ok(_), None) => {}
+            (Err(refusal), _) => failed(&metrics, name, &refusal.message),
+        })
+    }
+
+    fn note(&mut self, published: Result<Published, Refusal>) -> Result<(), String> {
         let published = published.map_err(|refusal| {
             failed(&self.metrics, self.name, &refusal.message);
             refusal.message
@@ -143,6 +145,20 @@ impl Publish for FeedDesk {
             self.source.published(stream);
         }
         Ok(())
+    }
+}
+
+impl Publish for FeedDesk {
+    fn publish(&mut self, message: &Message) -> Result<(), String> {
+        let wishes = Wishes { publisher: self.name, ..Wishes::default() };
+        let published = self.ingest.publish_message(Source::Feed, message, wishes, || self.later());
+        self.note(published)
+    }
+
+    fn publish_event(&mut self, event: &PastEvent) -> Result<(), String> {
+        let wishes = Wishes { publisher: self.name, topic: event.topic.as_str(), ..Wishes::default() };
+        let published = self.ingest.publish_frame(Source::Feed, &event.frame(), wishes, || self.later());
+        self.note(published)
     }
 
     fn skip(&mut self, topic: &Topic, count: u64) -> Result<(), String> {
@@ -194,26 +210,28 @@ fn mute_stream(market: &Market, start: i64, now: i64, engine: &Engine) -> Option
 
 fn replay(files: Vec<PathBuf>, speed: Speed, wait_for: u64, desk: &mut FeedDesk, stop: &AtomicBool) {
     let stopped = || stop.load(Ordering::Acquire);
-    let mut rows = match Merged::open(&files) {
-        Ok(rows) => rows,
+    let mut tape = match Tape::open(&files) {
+        Ok(tape) => tape,
         Err(error) => return tracing::error!(%error, "the replay cannot start"),
     };
     while !stopped() && subscriptions(&desk.ingest) < wait_for {
         thread::park_timeout(NAP);
     }
     let mut pace = Pace::new(speed);
-    let (mut published, mut look_again_at) = (0u64, 0u64);
-    for row in &mut rows {
-        let row = match row {
-            Ok(row) => row,
+    let (mut published, mut gaps, mut untold, mut look_again_at) = (0u64, 0u64, 0u64, 0u64);
+    for step in &mut tape {
+        let step = match step {
+            Ok(step) => step,
             Err(error) => {
                 tracing::error!(%error, published, "the replay ends here");
                 return;
             }
         };
-        let due = pace.due(row.ts, now());
-        while !stopped() && (now() < due || desk.lag() > LAG_MAX) {
-            sleep_until(due);
+        if let Some(time) = step.time {
+            let due = pace.due(time, now());
+            while !stopped() && (now() < due || desk.lag() > LAG_MAX) {
+                sleep_until(due);
+            }
         }
         if published >= look_again_at && !readers_follow(&desk.ingest, stop) {
             look_again_at = published + ROWS_WITHOUT_LOOKING;
@@ -221,18 +239,44 @@ fn replay(files: Vec<PathBuf>, speed: Speed, wait_for: u64, desk: &mut FeedDesk,
         if stopped() {
             return;
         }
-        published += u64::from(desk.publish(&row.message).is_ok());
+        match step.what {
+            Played::Row(message) => published += u64::from(desk.publish(&message).is_ok()),
+            Played::Event(event) => published += u64::from(desk.publish_event(&event).is_ok()),
+            Played::Gap(gap) => {
+                let is_told =
+                    gap.can_be_told() && gap.portions().all(|count| desk.skip(&gap.topic, count).is_ok());
+                gaps += u64::from(is_told);
+                untold += u64::from(!is_told);
+            }
+        }
     }
-    let (out_of_order, moves) =
-        (rows.readers().iter().map(|reader| reader.out_of_order()).sum::<u64>(), pace.moves());
-    for reader in rows.readers().iter().filter(|reader| !reader.ignored_columns().is_empty()) {
-        tracing::warn!(file = reader.name(), columns = ?reader.ignored_columns(), "columns that were not read");
+    match &tape {
+        Tape::Tables(rows) => {
+            let out_of_order = rows.readers().iter().map(|reader| reader.out_of_order()).sum::<u64>();
+            for reader in rows.readers().iter().filter(|reader| !reader.ignored_columns().is_empty()) {
+                let columns = reader.ignored_columns();
+                tracing::warn!(file = reader.name(), ?columns, "columns that were not read");
+            }
+            tracing::info!(published, out_of_order, moves = pace.moves(), "the replay is complete");
+        }
+        Tape::Recordings(recordings) => {
+            let Heard { snapshots, unknown_gaps, torn } = recordings.heard();
+            torn.iter().for_each(|what| tracing::warn!("{what}"));
+            untold += unknown_gaps;
+            tracing::info!(
+                published,
+                gaps,
+                untold,
+                snapshots,
+                moves = pace.moves(),
+                "the replay is complete"
+            );
+        }
     }
     // Nothing more will come of these.
     if let Err(refusal) = desk.source.say(SourceStatus::CLOSED, &[], 0, desk.ingest.now()) {
         tracing::warn!(error = refusal.message, "the end of the replay could not be told");
     }
-    tracing::info!(published, out_of_order, moves, "the replay is complete");
 }
 
 /// Waits while readers have much to read and do; false when they stand still.

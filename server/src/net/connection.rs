@@ -622,8 +622,11 @@ impl Desk for PeerDesk<'_> {
         request: Option<u64>,
     ) -> Result<Published, Refusal> {
         let later = || -> Later {
-            let postbox = self.postbox();
+            let (postbox, claim) = (self.postbox(), self.source.as_ref().and_then(|source| source.claim()));
             Box::new(move |outcome| {
+                if let (Ok(accepted), Some(claim)) = (&outcome, claim) {
+                    claim.published(&accepted.topic);
+                }
                 // Nobody asked to hear of a success.
                 if request.is_some() || outcome.is_err() {
                     postbox.published(request, outcome);
@@ -662,7 +665,7 @@ impl Desk for PeerDesk<'_> {
 
     fn vouch(&mut self, status: SourceStatus, topics: &[Topic], interval_ms: u32) -> Result<(), Refusal> {
         let now = self.now();
-        match &*self.source {
+        match &mut *self.source {
             Some(source) => source.say(status, topics, interval_ms, now),
             None => Ok(()),
         }

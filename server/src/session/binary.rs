@@ -571,8 +571,15 @@ impl BinarySession {
             return Err(Rejection::new(request, ErrorCode::Forbidden, "role", text));
         }
         if SourceStatus::NAMES.name_of(vouch.status.0).is_none() {
-            let text = format!("field `status` is {}, allowed is 1 alive, 2 lost, 3 closed", vouch.status.0);
+            let text = format!(
+                "field `status` is {}, allowed is 1 alive, 2 lost, 3 closed, 4 replay",
+                vouch.status.0
+            );
             return Err(Rejection::new(request, ErrorCode::InvalidField, "status", text));
+        }
+        if vouch.status == SourceStatus::REPLAY && !vouch.topics.is_empty() {
+            let text = "a replay is all that a connection publishes; leave `topics` empty";
+            return Err(Rejection::new(request, ErrorCode::InvalidField, "topics", text));
         }
         if vouch.interval_ms != 0 && !VOUCH_INTERVAL_MS.contains(&vouch.interval_ms) {
             let (least, most) = (VOUCH_INTERVAL_MS.start(), VOUCH_INTERVAL_MS.end());

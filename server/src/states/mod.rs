@@ -67,6 +67,15 @@ pub struct SourceHandle {
     streams: Vec<StreamId>,
     /// How many there may be before those are dropped.
     tidy_at: usize,
+    /// Streams of messages that other threads heard the outcome of.
+    late: Arc<Mutex<Vec<StreamId>>>,
+}
+
+/// Notes, on whatever thread hears of it, what became of a critical message of a source.
+pub struct Claim {
+    states: Arc<States>,
+    id: SourceId,
+    late: Arc<Mutex<Vec<StreamId>>>,
 }
 
 /// The thread that watches.
@@ -96,7 +105,8 @@ impl States {
         let number = self.sources.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let (id, vouched) = (SourceId::new(number, is_replay), Arc::new(AtomicU64::new(0)));
         self.push(Word::Came { source: id, vouched: vouched.clone() });
-        SourceHandle { states: self.clone(), id, vouched, streams: Vec::new(), tidy_at: 64 }
+        let (streams, late) = (Vec::new(), Arc::default());
+        SourceHandle { states: self.clone(), id, vouched, streams, tidy_at: 64, late }
     }
 
     /// Somebody who cannot vouch has published to `stream`.
@@ -122,7 +132,8 @@ impl States {
     /// Notes whose a stream is; true when it was another's.
     fn take(&self, stream: StreamId, source: SourceId) -> bool {
         let Some(before) = self.owners.take(stream, source) else { return false };
-        if before.is_replay() != source.is_replay() {
+        // Of a replay after another one as well: it may have been said meanwhile that the stream has ended.
+        if before.is_replay() || source.is_replay() {
             if source.is_replay() {
                 self.say_replay(stream);
             }
@@ -190,6 +201,35 @@ impl States {
 }
 
 impl SourceHandle {
+    /// What it publishes is recorded, and what it published so far was: from now on, and as long as it is there.
+    pub fn become_replay(&mut self) {
+        if self.id.is_replay() {
+            return;
+        }
+        self.gather();
+        let before = self.id;
+        self.id = before.as_replay();
+        self.states.push(Word::Came { source: self.id, vouched: self.vouched.clone() });
+        for stream in &self.streams {
+            if self.states.owners.of(*stream) == before {
+                self.states.take(*stream, self.id);
+            }
+        }
+        self.states.push(Word::Gone { source: before, streams: Vec::new() });
+    }
+
+    /// By what a critical message is noted that is on its stream only when it is on disk. Only of a replay: what
+    /// others say of such streams they say of the topic.
+    #[must_use]
+    pub fn claim(&self) -> Option<Claim> {
+        let claim = || Claim { states: self.states.clone(), id: self.id, late: self.late.clone() };
+        self.id.is_replay().then(claim)
+    }
+
+    fn gather(&mut self) {
+        self.streams.append(&mut self.late.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// It has published to `stream`.
     pub fn published(&mut self, stream: StreamId) {
         if !self.states.take(stream, self.id) {
@@ -210,17 +250,22 @@ impl SourceHandle {
         self.vouched.fetch_max(now, Ordering::Relaxed);
     }
 
-    /// Says something of the streams of `topics`, or of all of its own when there are none.
+    /// Says something of the streams of `topics`, or of all of its own when there are none; that it is a replay,
+    /// of all of its own in any case.
     ///
     /// # Errors
     /// When nothing was published to one of the topics, or too much waits to be heard.
     pub fn say(
-        &self,
+        &mut self,
         status: SourceStatus,
         topics: &[Topic],
         interval_ms: u32,
         now: u64,
     ) -> Result<(), Refusal> {
+        if status == SourceStatus::REPLAY {
+            self.become_replay();
+            return Ok(());
+        }
         if status == SourceStatus::ALIVE && topics.is_empty() {
             self.vouch(now);
             if interval_ms == 0 {
@@ -237,6 +282,7 @@ impl SourceHandle {
             streams.extend(found);
         }
         if topics.is_empty() {
+            self.gather();
             streams.clone_from(&self.streams);
             streams.retain(|stream| self.states.owners.of(*stream) == self.id);
         }
@@ -246,13 +292,30 @@ impl SourceHandle {
             return Err(Refusal::new(ErrorCode::Unavailable, "", message));
         }
         words.said += 1 + streams.len();
+        if status == SourceStatus::CLOSED && self.id.is_replay() {
+            // The next event would make them live: they are taken anew with it, and said to be a replay.
+            for stream in streams.iter().filter(|stream| self.states.owners.of(**stream) == self.id) {
+                self.states.owners.take(*stream, SourceId::NONE);
+            }
+        }
         words.list.push(Word::Said { status, streams, interval_ms, at: now });
         Ok(())
     }
 }
 
+impl Claim {
+    /// A message of this topic is on its stream of class critical.
+    pub fn published(&self, topic: &Topic) {
+        let Some(stream) = self.states.engine.stream_of(topic, Class::Critical) else { return };
+        if self.states.take(stream, self.id) {
+            self.late.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
+        }
+    }
+}
+
 impl Drop for SourceHandle {
     fn drop(&mut self) {
+        self.gather();
         let streams = std::mem::take(&mut self.streams);
         self.states.push(Word::Gone { source: self.id, streams });
     }

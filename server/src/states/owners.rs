@@ -27,6 +27,12 @@ impl SourceId {
         Self(if is_replay { number | REPLAY_BIT } else { number })
     }
 
+    /// The same source, whose events are of the past.
+    #[must_use]
+    pub const fn as_replay(self) -> Self {
+        Self(self.0 | REPLAY_BIT)
+    }
+
     /// True for a source whose events are of the past.
     #[must_use]
     pub const fn is_replay(self) -> bool {

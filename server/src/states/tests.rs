@@ -321,6 +321,45 @@ fn a_replay_is_one_until_somebody_else_publishes() {
     assert_eq!(found.last().unwrap().status.state, StreamState::CLOSED);
 }
 
+#[test]
+fn a_publisher_that_says_it_replays_does_so_for_all_it_published_and_will() {
+    let mut world = World::new(rules(&[], false));
+    let mut source = world.states.source(false);
+    let before = world.publish("market_data.A");
+    source.published(before);
+    let others = world.publish("market_data.B");
+    source.published(others);
+    let mut other = world.states.source(false);
+    other.published(world.publish("market_data.B"));
+    source.say(SourceStatus::REPLAY, &[], 0, world.now).unwrap();
+    source.say(SourceStatus::REPLAY, &[], 0, world.now).unwrap();
+    assert_eq!((world.state(before), world.state(others)), (StreamState::REPLAY, StreamState::LIVE));
+    let after = world.publish("market_data.C");
+    source.published(after);
+    assert_eq!(world.state(after), StreamState::REPLAY, "with its first event");
+    // Of a critical message it hears when that is on disk, from another thread.
+    let critical = world.publish("risk_alert.A");
+    let claim = source.claim().expect("a replay");
+    let topic = Topic::parse("risk_alert.A").unwrap();
+    std::thread::spawn(move || claim.published(&topic)).join().unwrap();
+    assert_eq!(world.state(critical), StreamState::REPLAY);
+    assert!(other.claim().is_none());
+    // It has ended, and begins again: nobody should take that for news.
+    source.say(SourceStatus::CLOSED, &[], 0, world.now).unwrap();
+    world.sweep();
+    for stream in [before, after, critical] {
+        assert_eq!(world.state(stream), StreamState::CLOSED);
+    }
+    assert_eq!(world.state(others), StreamState::LIVE);
+    source.published(world.publish("market_data.A"));
+    assert_eq!(world.state(before), StreamState::REPLAY);
+    drop(source);
+    let mut again = world.states.source(true);
+    again.published(world.publish("market_data.C"));
+    world.sweep();
+    assert_eq!(world.state(after), StreamState::REPLAY, "of another replay than the one that ended");
+}
+
 /// Every change has its cause: judged by a model that knows each event, word and departure.
 #[test]
 fn states_never_change_without_a_cause() {

@@ -2,8 +2,8 @@
 
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::message::{Durability, Publish, PublishStatus, Published, Role, Skip};
-use tickcast_protocol::registry::DATA_FIRST;
-use tickcast_protocol::{DecodeError, FieldError, Frame, Message, frame};
+use tickcast_protocol::registry::{self, DATA_FIRST};
+use tickcast_protocol::{DecodeError, FieldError, Frame, Header, Message, frame};
 
 use super::event::{ClientEvent, Outcome, ServerError};
 use super::fresh::nanos;
@@ -69,6 +69,31 @@ impl Core {
     pub fn publish(&mut self, message: &Message, now: u64) -> Result<(), PublishError> {
         let bytes = self.frame_of(message)?;
         self.room()?;
+        self.outgoing.publish(bytes, 0, now);
+        Ok(())
+    }
+
+    /// Queues a frame that was received once, with its payload as it came, and forgets it. Only the server checks
+    /// the payload, which may be of a type that this version does not know.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing was queued then.
+    pub fn publish_frame(&mut self, frame: &Frame<'_>, now: u64) -> Result<(), PublishError> {
+        self.may_publish()?;
+        let type_id = frame.header.type_id;
+        if type_id < DATA_FIRST {
+            return Err(PublishError::NotData(registry::by_id(type_id).map_or("unknown", |info| info.name)));
+        }
+        if frame.is_compressed() {
+            return Err(DecodeError::Compressed(frame.header.codec()).into());
+        }
+        self.check_size(frame::HEADER_LEN + frame.payload.len())?;
+        self.room()?;
+        // What the server fills in is zero from a publisher.
+        let header = Header { stream: 0, sequence: 0, publish_time: 0, ..frame.header };
+        let mut bytes = Vec::with_capacity(frame::HEADER_LEN + frame.payload.len());
+        bytes.extend_from_slice(&header.to_bytes());
+        bytes.extend_from_slice(frame.payload);
         self.outgoing.publish(bytes, 0, now);
         Ok(())
     }

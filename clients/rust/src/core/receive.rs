@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tickcast_protocol::codec::LZ4_BIT;
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
-use tickcast_protocol::message::{Bracket, Error, Heartbeat, Notice, NoticeKind, Ping, Pong, Welcome};
+use tickcast_protocol::message::{Bracket, Error, Heartbeat, Notice, NoticeKind, Ping, Pong, Role, Welcome};
 use tickcast_protocol::registry::DATA_FIRST;
 use tickcast_protocol::{BootId, CloseCode, DecodeError, Epoch, Frame, Message};
 
@@ -127,6 +127,9 @@ impl Core {
             bracket: None,
         });
         self.tell_state(ClientState::Connected, None, true, None);
+        if self.options.is_replay && self.options.role != Role::SUBSCRIBER {
+            self.say_replay();
+        }
         if !self.identify() {
             self.ask_for_all();
         }

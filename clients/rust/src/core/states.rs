@@ -42,6 +42,12 @@ impl Core {
         Ok(())
     }
 
+    /// Said ahead of the publishes that wait, which may be of an earlier connection.
+    pub(super) fn say_replay(&mut self) {
+        let status = SourceStatus::REPLAY;
+        self.send(&Vouch { request: 0, status, topics: Vec::new(), interval_ms: 0 }.into());
+    }
+
     pub(super) fn on_states(&mut self, told: StreamStates) {
         for status in told.states {
             let Known::Stream(index) = self.streams.known(status.stream) else {

@@ -1,5 +1,6 @@
 //! How streams are, by the word of the server; and starts in the past.
 
+use tickcast_protocol::Frame;
 use tickcast_protocol::message::{
     History, IntervalOrigin, Kept as WireKept, SourceStatus, StateReason, StreamState, StreamStates,
     StreamStatus,
@@ -142,4 +143,46 @@ fn a_publisher_vouches_in_order_with_what_it_publishes() {
     let subscriber = CoreOptions { role: Role::SUBSCRIBER, ..options() };
     let refused = Core::new(subscriber).vouch(SourceStatus::ALIVE, &[], 0, 0);
     assert_eq!(refused, Err(PublishError::NotPublisher));
+}
+
+#[test]
+fn a_replay_says_so_on_each_connection_before_it_publishes() {
+    let mut core =
+        Core::new(CoreOptions { is_replay: true, role: Role::BOTH, publish_ttl: None, ..options() });
+    core.connect(0);
+    let mut script = Script { core, now: 0 };
+    for boot_id in [1, 2] {
+        // What waits for the connection does not get ahead of it.
+        let (payload, header) = frame::payload(&tick());
+        let header = frame::Header { stream: 4, sequence: 5, publish_time: 6, ..header };
+        let frame = Frame { header, payload: &payload };
+        script.core.publish_frame(&frame, script.now).unwrap();
+        script.until_dial();
+        script.accept(boot_id, 1);
+        let heard = script.heard();
+        let [.., Message::Vouch(vouch), Message::MarketData(_)] = &heard[..] else { panic!("{heard:?}") };
+        assert_eq!((vouch.status, vouch.topics.len()), (SourceStatus::REPLAY, 0));
+        script.close(1006);
+    }
+}
+
+#[test]
+fn a_frame_is_published_as_it_came_but_for_what_the_server_fills_in() {
+    let mut script = Script::open();
+    let (payload, header) = frame::payload(&tick());
+    let header =
+        frame::Header { stream: 4, sequence: 5, publish_time: 6, schema_version: 9, flags: 1, ..header };
+    script.core.publish_frame(&Frame { header, payload: &payload }, script.now).unwrap();
+    let sent = script.core.poll_transmit(script.now).expect("a message");
+    let (frame, rest) = Frame::split_first(&sent, frame::PAYLOAD_BYTES_MAX).unwrap();
+    let expected = frame::Header { stream: 0, sequence: 0, publish_time: 0, ..header };
+    assert_eq!((frame.header, frame.payload, rest.len()), (expected, &payload[..], 0));
+    let control = frame::Header { type_id: 9, ..header };
+    let refused = script.core.publish_frame(&Frame { header: control, payload: &payload }, script.now);
+    assert_eq!(refused, Err(PublishError::NotData("ping")));
+    let packed = Frame { header: header.with_codec(1), payload: &payload };
+    assert!(matches!(script.core.publish_frame(&packed, script.now), Err(PublishError::Invalid(_))));
+    let large = vec![0; 1 << 20];
+    let refused = script.core.publish_frame(&Frame { header, payload: &large }, script.now);
+    assert!(matches!(refused, Err(PublishError::TooLarge { .. })));
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tickcast_protocol::codec;
 use tickcast_protocol::frame::{self, HEADER_LEN, Header, WS_HEAD_MAX};
 use tickcast_protocol::message::View;
-use tickcast_protocol::registry::{Attributes, TypeInfo};
+use tickcast_protocol::registry::{Attributes, Part, TypeInfo};
 use tickcast_protocol::{Class, Message, Sequence, StreamId, Topic};
 
 use crate::stats::ShardStats;
@@ -385,7 +385,7 @@ pub(crate) mod tests {
         Incoming {
             info: registry::by_name(topic.type_name()).unwrap(),
             topic,
-            facts: Facts { class, conflation_key: key, attributes: Attributes::default() },
+            facts: Facts { class, conflation_key: key, attributes: Attributes::default(), part: Part::Whole },
             schema_version: 1,
             root_len: 8,
             payload,

@@ -101,6 +101,7 @@ pub struct Event {
     publish_time: u64,
     conflation_key: u64,
     attributes: Attributes,
+    part: Part,
     binary: Bytes,
     cells: [OnceLock<Option<Bytes>>; Format::LAZY],
 }
@@ -162,6 +163,7 @@ impl Draft {
             publish_time: 0,
             conflation_key: incoming.facts.conflation_key,
             attributes: incoming.facts.attributes,
+            part: incoming.facts.part,
             binary: Bytes::new(),
             cells: Default::default(),
         });
@@ -243,6 +245,12 @@ impl Event {
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
         &self.attributes
+    }
+
+    /// Whether it builds on other events of its stream.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        self.part
     }
 
     /// WebSocket head, Tickcast header and payload.
@@ -371,6 +379,14 @@ pub(crate) mod tests {
             Sequence(sequence),
             1_000 + sequence,
         )
+    }
+
+    /// An event of a stream whose events build on each other.
+    pub(crate) fn event_of(part: Part, sequence: u64, key: u64) -> Arc<Event> {
+        let topic = Topic::parse("order_book.A").unwrap();
+        let mut incoming = incoming(&topic, Class::Ordered, key, &[0; 100]);
+        incoming.facts.part = part;
+        Draft::new(&incoming, usize::MAX).stamp(StreamId(1), Sequence(sequence), 1_000 + sequence)
     }
 
     /// An event of which only stream and attributes matter.

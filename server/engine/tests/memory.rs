@@ -83,7 +83,12 @@ fn engine() -> (Engine, Shard) {
 fn publish(engine: &Engine, topics: usize, size: usize) {
     for number in 0..topics {
         let topic = Topic::parse(&format!("market_data.S{number}")).unwrap();
-        let facts = Facts { class: Class::Latest, conflation_key: 1, attributes: Attributes::default(), part: Part::Whole };
+        let facts = Facts {
+            class: Class::Latest,
+            conflation_key: 1,
+            attributes: Attributes::default(),
+            part: Part::Whole,
+        };
         let incoming = Incoming {
             info: registry::by_name("market_data").unwrap(),
             topic: &topic,

@@ -111,8 +111,12 @@ impl World {
         let receipt = if owner.is_some() && client::is_skip(number) {
             self.engine.skip(topic, info.class, 1, number)
         } else {
-            let facts =
-                Facts { class: info.class, conflation_key: number % KEYS, attributes: attributes(number), part: Part::Whole };
+            let facts = Facts {
+                class: info.class,
+                conflation_key: number % KEYS,
+                attributes: attributes(number),
+                part: Part::Whole,
+            };
             let payload = payload(stream, publisher, number);
             let incoming = Incoming { info, topic, facts, schema_version: 1, root_len: 8, payload: &payload };
             if quietly {

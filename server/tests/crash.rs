@@ -112,7 +112,8 @@ async fn publish_lane(client: &Client, number: &str, lane: usize, folder: &Path)
         let mut tries = 0;
         loop {
             tries += 1;
-            let options = PublishOptions { id: id.clone(), durability: Durability::DISK, ..PublishOptions::default() };
+            let options =
+                PublishOptions { id: id.clone(), durability: Durability::DISK, ..PublishOptions::default() };
             let outcome = match client.publish_acked(&alert(lane % TOPICS, &id), options).await {
                 Ok(outcome) => outcome,
                 Err(error) => panic!("{id}: {error}"),
@@ -138,7 +139,9 @@ async fn publish_lane(client: &Client, number: &str, lane: usize, folder: &Path)
 }
 
 fn alert(topic: usize, id: &str) -> Message {
-    let Message::RiskAlert(mut alert) = Message::sample(registry::by_name("risk_alert").expect("known"), false) else {
+    let Message::RiskAlert(mut alert) =
+        Message::sample(registry::by_name("risk_alert").expect("known"), false)
+    else {
         panic!("risk_alert")
     };
     alert.scope = format!("desk-{topic}");
@@ -154,7 +157,8 @@ fn alert(topic: usize, id: &str) -> Message {
 async fn receive(url: &str, number: &str, folder: &Path) {
     let mut diary = diary(folder, &format!("recipient-{number}.txt"));
     let mut options = options(url, number);
-    options.core.identity = Some(Identity { name: format!("desk-{number}"), token: format!("secret-{number}") });
+    options.core.identity =
+        Some(Identity { name: format!("desk-{number}"), token: format!("secret-{number}") });
     let (client, mut events) = Client::start(options).expect("a sound address");
     client.watch("risk_alert.**", SubscribeOptions::default()).expect("a sound filter");
     while let Some(event) = events.next().await {
@@ -170,7 +174,8 @@ async fn receive(url: &str, number: &str, folder: &Path) {
                 assert_eq!(message, critical.id, "the content is the one of its id");
                 let (position, sequence, attempt) = (critical.position, critical.sequence, critical.attempt);
                 let (topic, repeats) = (&critical.topic, client.stats().repeats);
-                writeln!(diary, "{position} {topic} {sequence} {attempt} {} {repeats}", critical.id).expect("written");
+                writeln!(diary, "{position} {topic} {sequence} {attempt} {} {repeats}", critical.id)
+                    .expect("written");
                 client.acknowledge([position]);
             }
             _ => {}
@@ -255,7 +260,8 @@ fn execute() {
     println!("seed {seed}: TICKCAST_SEED={seed} TICKCAST_KILLS={cycles} repeats the choices");
     let mut random = fastrand::Rng::with_seed(seed);
     let began = Instant::now();
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+    let port =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
     let stage = Stage { folder: TempDir::new().expect("a directory"), port };
 
     // Everybody who is to get everything is known first.
@@ -305,7 +311,10 @@ fn execute() {
     drop(recipients);
     drop(server);
     let placed: u64 = at_places.values().sum();
-    println!("{placed} of {cycles} kills at failpoints: {at_places:?}; {:.0} s", began.elapsed().as_secs_f64());
+    println!(
+        "{placed} of {cycles} kills at failpoints: {at_places:?}; {:.0} s",
+        began.elapsed().as_secs_f64()
+    );
     verdict.compare(&stage, cycles);
 }
 

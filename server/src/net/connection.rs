@@ -298,7 +298,8 @@ impl Connection {
                 return Ok(());
             }
             let was_publisher = *is_publisher;
-            let mut desk = PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 };
+            let mut desk =
+                PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 };
             if !was_publisher && !matches!(received, Received::Close(_)) {
                 bucket.take(session, &mut desk)?;
             }
@@ -330,7 +331,10 @@ impl Connection {
 
     fn with_desk(&mut self, act: impl FnOnce(&mut Session, &mut dyn Desk)) {
         let Self { session, cell, peer, is_publisher, source, .. } = self;
-        act(session, &mut PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 });
+        act(
+            session,
+            &mut PeerDesk { cell, peer: *peer, is_publisher, source, overflow: false, acknowledged: 0 },
+        );
     }
 
     fn try_with_desk(

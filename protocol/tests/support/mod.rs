@@ -1,4 +1,5 @@
 //! What the tests of golden files share: where they are, how they are compared and how frames are made.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::BTreeSet;
 use std::collections::hash_map::RandomState;

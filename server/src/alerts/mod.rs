@@ -102,6 +102,9 @@ pub struct Limits {
     pub identities: usize,
 }
 
+/// Called once with what the journal knows, on its thread.
+pub type Asked<T> = Box<dyn FnOnce(Result<T, Unavailable>) + Send>;
+
 /// Called with what became of a message for one recipient, on the journal's thread.
 pub type Report = Box<dyn FnMut(&Settled) + Send>;
 
@@ -374,27 +377,17 @@ impl Alerts {
     }
 
     /// What became of a message.
-    pub fn status(
-        &self,
-        publisher: &str,
-        id: &str,
-        answer: Box<dyn FnOnce(Result<Option<Status>, Unavailable>) + Send>,
-    ) {
+    pub fn status(&self, publisher: &str, id: &str, answer: Asked<Option<Status>>) {
         self.journal.status(publisher.into(), id.as_bytes().to_vec(), answer);
     }
 
     /// Every identity with what waits for it, by name.
-    pub fn waiting(&self, answer: Box<dyn FnOnce(Result<Vec<(RecipientId, u32)>, Unavailable>) + Send>) {
+    pub fn waiting(&self, answer: Asked<Vec<(RecipientId, u32)>>) {
         self.journal.recipients(answer);
     }
 
     /// Forgets an identity and all that waits for it; its connection is closed. Says whether there was one.
-    pub fn forget(
-        self: &Arc<Self>,
-        name: &str,
-        now: u64,
-        answer: Box<dyn FnOnce(Result<bool, Unavailable>) + Send>,
-    ) {
+    pub fn forget(self: &Arc<Self>, name: &str, now: u64, answer: Asked<bool>) {
         let Some(identity) = self.identities.find(name) else { return answer(Ok(false)) };
         let _order = self.order.write().unwrap_or_else(PoisonError::into_inner);
         let identities = Arc::clone(&self.identities);

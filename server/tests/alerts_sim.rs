@@ -67,6 +67,8 @@ struct Server {
     _shards: Vec<Shard>,
 }
 
+/// The boot it came from, the message's id, and what was said of it.
+type Answer = (u64, String, Result<Kept, Refusal>);
 type Posts = Arc<Mutex<VecDeque<(u64, Post)>>>;
 
 /// One connection, both ends' bytes included.
@@ -107,7 +109,7 @@ struct World {
     clients: Vec<Client>,
     fates: BTreeMap<String, Fate>,
     /// Answers as they came, with the boot they came from.
-    answers: Arc<Mutex<Vec<(u64, String, Result<Kept, Refusal>)>>>,
+    answers: Arc<Mutex<Vec<Answer>>>,
     /// The disk as it was at the start of the server, where a disk that lies goes back to when power is cut.
     lie: Option<Disk>,
     lies: bool,

@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 
 use crate::decimal::Decimal;
 use crate::field::{Blob, Json, Map, Timestamp};
-use crate::registry::{Raise, When};
+use crate::registry::{Base, Raise, When};
 use crate::table::{messages, names, record};
 
 /// How a message is delivered; later variants are stricter.
@@ -179,6 +179,10 @@ names! {
     }
 }
 names! {
+    /// Whether a message about an order book is all of it, or what changed.
+    "book_kind" BookKind / ArchivedBookKind { SNAPSHOT = 1 "snapshot", DELTA = 2 "delta", }
+}
+names! {
     /// Kind of an option.
     "option_type" OptionType / ArchivedOptionType { CALL = 1 "call", PUT = 2 "put", }
 }
@@ -318,6 +322,16 @@ record! {
         unrealized_pnl: Decimal, "account currency";
         /// The same, relative to the cost.
         unrealized_pnl_ratio: f64, "ratio";
+    }
+}
+
+record! {
+    /// One price of an order book.
+    "level" Level / ArchivedLevel {
+        /// The price.
+        price: Decimal, "quote currency";
+        /// What is offered at it; zero in a delta removes the level.
+        quantity: Decimal, "units of the instrument";
     }
 }
 
@@ -1468,6 +1482,30 @@ messages! {
         ts: Timestamp, "ns UTC";
         /// Score of each provider.
         providers: Option<Map>, "map";
+    }
+
+    /// An order book: all of it, or what changed in it. How books are kept and summed up is in section 16.
+    129 version 1 "order_book" OrderBook / ArchivedOrderBook Ordered
+    key [symbol] conflate [symbol kind] attributes [Symbol = symbol Venue = venue] raise [] any_of []
+    base [Base { field: "kind", when: When::Is(BookKind::SNAPSHOT.0) }] {
+        /// The instrument. Books of several venues have names of their own, such as `BTC-USD@kraken`.
+        symbol: String, "symbol";
+        /// Time of the book.
+        ts: Timestamp, "ns UTC";
+        /// All of the book, or what changed.
+        kind: BookKind, "name";
+        /// What buyers offer: in a snapshot all levels, in a delta those that changed.
+        bids: Vec<Level>, "list";
+        /// What sellers ask, in the same way.
+        asks: Vec<Level>, "list";
+        /// Checksum over the best levels of the book once this message is applied.
+        checksum: Option<u32>, "CRC-32";
+        /// In a snapshot: most levels of a side from now on, 1 to 1024, or absent for 1024.
+        depth: Option<u32>, "levels";
+        /// The venue.
+        venue: Option<String>, "text";
+        /// Its number in legacy systems.
+        instrument_id: Option<u32>, "id";
     }
 
     /// A message of a type that this table does not know: its own name, opaque content.

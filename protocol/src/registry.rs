@@ -38,6 +38,9 @@ pub struct TypeInfo {
     pub raise: &'static [Raise],
     /// At least one of these must be there.
     pub any_of: &'static [&'static str],
+    /// Of a type whose events build on each other: which of them begin anew. At most one rule; none for types
+    /// whose every event says all there is to say about its key.
+    pub base: &'static [Base],
 }
 
 impl TypeInfo {
@@ -57,6 +60,27 @@ pub struct Raise {
     pub field: &'static str,
     /// What the field must be.
     pub when: When,
+}
+
+/// A rule of the table that tells events which begin anew from those that build on them.
+#[derive(Debug, PartialEq)]
+pub struct Base {
+    /// The field the rule looks at.
+    pub field: &'static str,
+    /// What the field must be.
+    pub when: When,
+}
+
+/// What an event needs to be understood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Part {
+    /// Nothing but itself.
+    #[default]
+    Whole,
+    /// Nothing, and others build on it.
+    Base,
+    /// The last base of its stream, and everything after that.
+    Delta,
 }
 
 /// A condition on one field.
@@ -158,6 +182,8 @@ pub struct Facts {
     pub conflation_key: u64,
     /// For filters.
     pub attributes: Attributes,
+    /// Whether it builds on others.
+    pub part: Part,
 }
 
 /// Every type, in order of id.
@@ -207,6 +233,17 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+impl When {
+    fn holds(&self, value: Value<'_>) -> bool {
+        match (value, self) {
+            (Value::Bool(set), Self::Set) => set,
+            (Value::Name(_, number), Self::Is(wanted)) => number == *wanted,
+            (Value::Name(_, number), Self::AtLeast(least)) => number >= *least,
+            _ => false,
+        }
+    }
+}
+
 impl<'a> View<'a> {
     /// The value of the field called `name`, or [`Value::Absent`] when the type has none.
     #[must_use]
@@ -247,13 +284,7 @@ impl<'a> View<'a> {
         let info = self.info();
         let mut class = info.class;
         for rule in info.raise {
-            let holds = match (self.field(rule.field), &rule.when) {
-                (Value::Bool(set), When::Set) => set,
-                (Value::Name(_, number), When::Is(wanted)) => number == *wanted,
-                (Value::Name(_, number), When::AtLeast(least)) => number >= *least,
-                _ => false,
-            };
-            if holds && rule.to > class {
+            if rule.to > class && rule.when.holds(self.field(rule.field)) {
                 class = rule.to;
             }
         }
@@ -279,7 +310,12 @@ impl<'a> View<'a> {
                 _ => {}
             }
         }
-        Facts { class, conflation_key: state.finish(), attributes }
+        let part = match info.base.first() {
+            None => Part::Whole,
+            Some(base) if base.when.holds(self.field(base.field)) => Part::Base,
+            Some(_) => Part::Delta,
+        };
+        Facts { class, conflation_key: state.finish(), attributes, part }
     }
 }
 
@@ -323,6 +359,8 @@ mod tests {
         for info in TYPES {
             let named = info.key.iter().chain(info.conflate).chain(info.any_of).copied();
             let named = named.chain(info.attributes.iter().map(|(_, name)| *name));
+            let named = named.chain(info.base.iter().map(|base| base.field));
+            assert!(info.base.len() <= 1, "{}", info.name);
             for name in named.chain(info.raise.iter().map(|rule| rule.field)) {
                 assert!(info.record.position(name).is_some(), "{}.{name}", info.name);
             }

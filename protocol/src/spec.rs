@@ -76,6 +76,14 @@ fn section(info: &TypeInfo) -> String {
             });
             let _ = writeln!(out, "Filter attributes: {}.", attributes.collect::<Vec<_>>().join(", "));
         }
+        for base in info.base {
+            let when = condition(info, base.field, &base.when);
+            let _ = writeln!(
+                out,
+                "Events build on each other; one whose `{}` is {when} begins anew (section 6.B).",
+                base.field
+            );
+        }
         if !info.any_of.is_empty() {
             let _ = writeln!(out, "At least one of {} must be there.", code_list(info.any_of, ", "));
         }
@@ -87,19 +95,23 @@ fn section(info: &TypeInfo) -> String {
 }
 
 fn raised(info: &TypeInfo, rule: &Raise) -> String {
+    let condition = condition(info, rule.field, &rule.when);
+    format!(", raised to {} when `{}` is {condition}", rule.to.name(), rule.field)
+}
+
+fn condition(info: &TypeInfo, field: &str, when: &When) -> String {
     let name = |number: u8| {
-        let index = info.record.position(rule.field);
+        let index = info.record.position(field);
         index
             .and_then(|index| name_set(&info.record.fields[index].kind))
             .and_then(|set| set.name_of(number))
             .map_or_else(|| number.to_string(), |name| format!("`{name}` ({number})"))
     };
-    let condition = match rule.when {
+    match *when {
         When::Set => "true".to_owned(),
         When::Is(number) => name(number),
         When::AtLeast(number) => format!("{} or higher", name(number)),
-    };
-    format!(", raised to {} when `{}` is {condition}", rule.to.name(), rule.field)
+    }
 }
 
 fn code_list(names: &[&str], joint: &str) -> String {

@@ -144,6 +144,7 @@ macro_rules! messages {
         attributes [$($attribute:ident = $attribute_field:ident)*]
         raise [$($raise:expr)?]
         any_of [$($any_of:ident)*]
+        $(base [$base:expr])?
         { $( $(#[doc = $field_doc:literal])+ $field:ident : $type:ty, $unit:literal; )* }
     )+) => {
         $( record! {
@@ -167,6 +168,7 @@ macro_rules! messages {
                 attributes: &[$(($crate::registry::Attribute::$attribute, stringify!($attribute_field)),)*],
                 raise: &[$($raise)?],
                 any_of: &[$(stringify!($any_of),)*],
+                base: &[$($base)?],
             };
         } )+
 

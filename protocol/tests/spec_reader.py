@@ -16,8 +16,10 @@ import os
 import socket
 import struct
 import sys
+import zlib
 from collections import namedtuple
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -283,6 +285,7 @@ INTERVAL_ORIGIN = name("none", "set", "learned")  # SPEC 9 interval_origin
 SOURCE_STATUS = name(None, "alive", "lost", "closed")  # SPEC 9 source_status
 BRACKET = name(None, "snapshot", "replay")  # SPEC 9 bracket
 SIDE = name(None, "buy", "sell")  # SPEC 9 side
+BOOK_KIND = name(None, "snapshot", "delta")  # SPEC 9 book_kind
 OPTION_TYPE = name(None, "call", "put")  # SPEC 9 option_type
 DIRECTION = name(None, "bullish", "bearish", "neutral")  # SPEC 9 direction
 SEVERITY = name("info", "low", "medium", "high", "critical", "emergency")  # SPEC 9 severity
@@ -314,6 +317,7 @@ KEPT = record((0, "stream", u32), (4, "oldest", u64), (12, "oldest_time", time))
 HOLDING = record(  # SPEC 8 holding
     (0, "symbol", text), (8, "quantity", decimal), (17, "average_price", decimal), (26, "market_price", decimal),
     (35, "unrealized_pnl", decimal), (44, "unrealized_pnl_ratio", f64))
+LEVEL = record((0, "price", decimal), (9, "quantity", decimal))  # SPEC 8 level
 
 # ------------------------------------------------------------------------------------------------------
 # SPEC 6 and 7: messages
@@ -537,6 +541,10 @@ message(127, "stream_health", (0, "stream", text), (8, "is_healthy", boolean), (
 message(128, "sentiment", (0, "symbol", text), (8, "overall_score", f64), (16, "overall_level", text),
         (24, "confidence", f64), (32, "total_mentions", u64), (40, "ts", time), (48, "providers", opt(free_map)),
         key=("symbol",))
+# SPEC 7.129
+message(129, "order_book", (0, "symbol", text), (8, "ts", time), (16, "kind", BOOK_KIND), (17, "bids", list_of(LEVEL)),
+        (25, "asks", list_of(LEVEL)), (33, "checksum", opt(u32)), (38, "depth", opt(u32)), (43, "venue", opt(text)),
+        (52, "instrument_id", opt(u32)), key=("symbol",))
 # SPEC 7.1000
 message(1000, "extension", (0, "name", text), (8, "key", text), (16, "ts", time), (24, "critical", boolean),
         (25, "json", opt(json_text)), (34, "bytes", opt(blob)), (43, "symbol", opt(text)), (52, "user_id", opt(text)),
@@ -744,6 +752,62 @@ def check_packed(path):
             pass
 
 
+class Book:
+    """An order book. SPEC 16; exact, with a value known by what it is with the fewest digits."""
+
+    def __init__(self):
+        self.sides, self.depth = None, 1_024
+
+    @staticmethod
+    def fewest(written):
+        value = Decimal(written)
+        if not value:
+            return (0, 0)
+        sign, digits, exponent = value.as_tuple()
+        mantissa = int("".join(map(str, digits)))
+        while mantissa % 10 == 0 and exponent < EXPONENT_MAX:
+            mantissa, exponent = mantissa // 10, exponent + 1
+        return (-mantissa if sign else mantissa, exponent)
+
+    def apply(self, message):
+        if message["kind"] == "snapshot":
+            self.sides = {"bids": {}, "asks": {}}
+            self.depth = int(message["depth"].text) if "depth" in message else 1_024
+        for side, levels in self.sides.items():
+            for level in message[side]:
+                price, quantity = Decimal(level["price"].text), Decimal(level["quantity"].text)
+                levels.pop(price, None)
+                if quantity:
+                    levels[price] = quantity
+            self.sides[side] = dict(self.best(side, self.depth))
+
+    def best(self, side, count):
+        return sorted(self.sides[side].items(), reverse=side == "bids")[:count]
+
+    def checksum(self):
+        data = b""
+        for side in ("bids", "asks"):
+            levels = self.best(side, 10)
+            data += bytes([len(levels)])
+            for value in (value for level in levels for value in level):
+                data += struct.pack("<qb", *self.fewest(value))
+        return zlib.crc32(data)
+
+
+def check_books(directory):
+    walk, book = parse_json((directory / "walk.json").read_text(encoding="utf-8")), Book()
+    for number, said in enumerate(walk["messages"]):
+        book.apply(said)
+        if book.checksum() != int(said["checksum"].text):
+            raise Violation(f"message {number} of walk.json has checksum {said['checksum'].text}, "
+                            f"this reader's book {book.checksum()} (SPEC 16)")
+    for side in ("bids", "asks"):
+        levels = [(Decimal(level["price"].text), Decimal(level["quantity"].text)) for level in walk[side]]
+        if levels != book.best(side, 1_024):
+            raise Violation(f"the {side} at the end of walk.json are not those of this reader (SPEC 16)")
+    return len(walk["messages"])
+
+
 def golden(directory):
     types = spec_types()
     for type_name, type_id in types.items():
@@ -775,7 +839,9 @@ def golden(directory):
             refused += 1
         else:
             raise Violation(f"{file} breaks rule {rule} of SPEC 12 and was read")
-    print(f"{len(wanted)} golden frames read and {len(packed)} compressed ones, {refused} corrupt frames refused")
+    books = check_books(directory / "book")
+    print(f"{len(wanted)} golden frames read and {len(packed)} compressed ones, {refused} corrupt frames refused, "
+          f"{books} messages of a book applied")
 
 
 # ------------------------------------------------------------------------------------------------------

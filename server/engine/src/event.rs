@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tickcast_protocol::codec;
 use tickcast_protocol::frame::{self, HEADER_LEN, Header, WS_HEAD_MAX};
 use tickcast_protocol::message::View;
-use tickcast_protocol::registry::{Attributes, TypeInfo};
+use tickcast_protocol::registry::{Attributes, Part, TypeInfo};
 use tickcast_protocol::{Class, Message, Sequence, StreamId, Topic};
 
 use crate::stats::ShardStats;
@@ -101,6 +101,7 @@ pub struct Event {
     publish_time: u64,
     conflation_key: u64,
     attributes: Attributes,
+    part: Part,
     binary: Bytes,
     cells: [OnceLock<Option<Bytes>>; Format::LAZY],
 }
@@ -162,6 +163,7 @@ impl Draft {
             publish_time: 0,
             conflation_key: incoming.facts.conflation_key,
             attributes: incoming.facts.attributes,
+            part: incoming.facts.part,
             binary: Bytes::new(),
             cells: Default::default(),
         });
@@ -243,6 +245,12 @@ impl Event {
     #[must_use]
     pub fn attributes(&self) -> &Attributes {
         &self.attributes
+    }
+
+    /// Whether it builds on other events of its stream.
+    #[must_use]
+    pub fn part(&self) -> Part {
+        self.part
     }
 
     /// WebSocket head, Tickcast header and payload.
@@ -373,6 +381,14 @@ pub(crate) mod tests {
         )
     }
 
+    /// An event of a stream whose events build on each other.
+    pub(crate) fn event_of(part: Part, sequence: u64, key: u64) -> Arc<Event> {
+        let topic = Topic::parse("order_book.A").unwrap();
+        let mut incoming = incoming(&topic, Class::Ordered, key, &[0; 100]);
+        incoming.facts.part = part;
+        Draft::new(&incoming, usize::MAX).stamp(StreamId(1), Sequence(sequence), 1_000 + sequence)
+    }
+
     /// An event of which only stream and attributes matter.
     pub(crate) fn event_with(stream: u32, attributes: Attributes) -> Arc<Event> {
         let topic = Topic::parse("market_data.A").unwrap();
@@ -385,7 +401,7 @@ pub(crate) mod tests {
         Incoming {
             info: registry::by_name(topic.type_name()).unwrap(),
             topic,
-            facts: Facts { class, conflation_key: key, attributes: Attributes::default() },
+            facts: Facts { class, conflation_key: key, attributes: Attributes::default(), part: Part::Whole },
             schema_version: 1,
             root_len: 8,
             payload,

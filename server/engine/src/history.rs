@@ -1,5 +1,8 @@
 //! One stream's past on one shard: the last value of every key, and recent events without holes.
 //!
+//! Of a stream whose events build on each other there is no such value: its snapshot is the last event that
+//! began anew, and all that followed it, while those are among the recent events.
+//!
 //! What was skipped or lost lies among the recent events as a range, so a resume can say what it cannot
 //! replay. Shards share the bytes of events; a history costs 40 B per entry of its own.
 #![forbid(unsafe_code)]
@@ -7,6 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use foldhash::fast::RandomState;
+use tickcast_protocol::registry::Part;
 
 use crate::event::Event;
 use crate::ledger::{Cause, Loss};
@@ -39,6 +43,15 @@ pub(crate) struct History {
 pub(crate) enum Recent {
     Event(EventRef),
     Gap(Loss),
+}
+
+/// What a newcomer begins with.
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    /// In order of their sequences.
+    pub(crate) events: Vec<EventRef>,
+    /// The bound for which there is nothing of a stream whose events build on each other.
+    pub(crate) short: Option<Bound>,
 }
 
 /// A part of the past.
@@ -84,12 +97,47 @@ impl History {
         self.trim(limits, store);
     }
 
-    /// The last value of every key, oldest first, as far as it passes.
-    pub(crate) fn snapshot(&self, passes: impl Fn(&Event) -> bool, store: &mut Store) -> Vec<EventRef> {
+    /// The last value of every key, oldest first, as far as it passes. Where events build on each other, the
+    /// last one that began anew and all that followed it, paid from `budget` as in [`History::since`]; nothing
+    /// when one of them is missing, does not pass, or cannot be paid.
+    pub(crate) fn snapshot(
+        &self,
+        passes: impl Fn(&Event) -> bool,
+        budget: &mut usize,
+        store: &mut Store,
+    ) -> Snapshot {
+        let builds = |event: &EventRef| store.get(event).part() != Part::Whole;
+        if self.last.values().next().is_some_and(builds) {
+            return self.chain(passes, budget, store);
+        }
         let mut events: Vec<&EventRef> =
             self.last.values().filter(|event| passes(store.get(event))).collect();
         events.sort_unstable_by_key(|event| store.get(event).sequence());
-        events.into_iter().map(|event| store.share(event)).collect()
+        let events = events.into_iter().map(|event| store.share(event)).collect();
+        Snapshot { events, short: None }
+    }
+
+    fn chain(&self, passes: impl Fn(&Event) -> bool, budget: &mut usize, store: &mut Store) -> Snapshot {
+        let mut chain = Vec::new();
+        let mut left = *budget;
+        for entry in self.recent.iter().rev() {
+            let Recent::Event(reference) = entry else { return Snapshot::default() };
+            let event = store.get(reference);
+            if !passes(event) {
+                return Snapshot::default();
+            }
+            let Some(rest) = left.checked_sub(event.binary().len()) else {
+                return Snapshot { short: Some(Bound::Bytes), ..Snapshot::default() };
+            };
+            left = rest;
+            chain.push(reference);
+            if event.part() == Part::Base {
+                *budget = left;
+                let events = chain.into_iter().rev().map(|event| store.share(event)).collect();
+                return Snapshot { events, short: None };
+            }
+        }
+        Snapshot { short: self.forgot_for, ..Snapshot::default() }
     }
 
     /// What followed `position` up to `head`, in order: events, and ranges that are not to be had. Events
@@ -215,7 +263,7 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::tests::event;
+    use crate::event::tests::{event, event_of};
     use tickcast_protocol::Class;
 
     const LIMITS: HistoryLimits = HistoryLimits { events: 4, bytes: 10_000 };
@@ -263,8 +311,69 @@ mod tests {
         for (sequence, key) in [(1, 7), (2, 8), (3, 9), (4, 7), (5, 7), (6, 7), (7, 7)] {
             push(&mut history, &mut store, sequence, key);
         }
-        let snapshot = history.snapshot(|_| true, &mut store);
-        assert_eq!(sequences(&mut store, snapshot), [2, 3, 7]);
+        // Last values are as many as there are keys, whatever they weigh.
+        let snapshot = history.snapshot(|_| true, &mut 0, &mut store);
+        assert_eq!(sequences(&mut store, snapshot.events), [2, 3, 7]);
+        history.release(&mut store);
+        assert_eq!(store.len(), 0);
+    }
+
+    /// A base at each of `bases`, deltas elsewhere.
+    fn build(through: u64, bases: &[u64], store: &mut Store) -> History {
+        let mut history = History::default();
+        for sequence in 1..=through {
+            let part = if bases.contains(&sequence) { Part::Base } else { Part::Delta };
+            let event = store.insert(event_of(part, sequence, u64::from(part == Part::Base)));
+            history.push(event, LIMITS, store);
+        }
+        history
+    }
+
+    #[test]
+    fn snapshot_of_what_builds_on_each_other_is_the_last_base_and_all_behind_it() {
+        let mut store = Store::default();
+        for (through, bases, expected, short) in [
+            (3, &[1][..], &[1, 2, 3][..], None),
+            (6, &[1, 4], &[4, 5, 6], None),
+            (4, &[1, 4], &[4], None),
+            // Four events are kept.
+            (5, &[1], &[], Some(Bound::Events)),
+            (3, &[], &[], None),
+        ] {
+            let mut history = build(through, bases, &mut store);
+            let mut budget = 10_000;
+            let snapshot = history.snapshot(|_| true, &mut budget, &mut store);
+            assert_eq!(snapshot.short, short);
+            let weight: usize = snapshot.events.iter().map(|event| store.get(event).binary().len()).sum();
+            assert_eq!(budget, 10_000 - weight);
+            assert_eq!(sequences(&mut store, snapshot.events), expected);
+            history.release(&mut store);
+            assert_eq!(store.len(), 0);
+        }
+    }
+
+    #[test]
+    fn what_builds_on_each_other_comes_whole_or_not_at_all() {
+        let mut store = Store::default();
+        let mut history = build(3, &[1], &mut store);
+        let without_the_second = |event: &Event| event.sequence().0 != 2;
+        assert!(history.snapshot(without_the_second, &mut 10_000, &mut store).events.is_empty());
+        let Some(Recent::Event(newest)) = history.recent.back() else { panic!("an event") };
+        let mut budget = 3 * store.get(newest).binary().len() - 1;
+        let unpaid = history.snapshot(|_| true, &mut budget, &mut store);
+        assert_eq!((unpaid.events.len(), unpaid.short), (0, Some(Bound::Bytes)));
+        budget += 1;
+        let paid = history.snapshot(|_| true, &mut budget, &mut store);
+        assert_eq!((sequences(&mut store, paid.events), budget), (vec![1, 2, 3], 0));
+        history.release(&mut store);
+
+        let mut history = build(2, &[1], &mut store);
+        history.gap(Loss::gap(3, 4, Cause::Upstream), LIMITS, &mut store);
+        assert!(history.snapshot(|_| true, &mut 10_000, &mut store).events.is_empty());
+        let base = store.insert(event_of(Part::Base, 5, 1));
+        history.push(base, LIMITS, &mut store);
+        let snapshot = history.snapshot(|_| true, &mut 10_000, &mut store);
+        assert_eq!(sequences(&mut store, snapshot.events), [5], "what begins anew needs nothing before it");
         history.release(&mut store);
         assert_eq!(store.len(), 0);
     }
@@ -324,7 +433,7 @@ mod tests {
             })
             .collect();
         assert_eq!(told, [(3, 4, 2), (5, 5, 0), (6, 6, 1)]);
-        assert!(history.snapshot(passes, &mut store).is_empty());
+        assert!(history.snapshot(passes, &mut 0, &mut store).events.is_empty());
         history.release(&mut store);
     }
 

@@ -158,7 +158,7 @@ impl ShardStats {
         }
     }
 
-    /// Counts a stream whose history does not reach back as far as a resume asked.
+    /// Counts a stream whose history does not reach back as far as a resume or snapshot needs.
     pub(crate) fn history_short(&self, bound: Bound) {
         match bound {
             Bound::Events => self.history_events_short.add(1),

@@ -26,7 +26,8 @@ use crate::shard::Shard;
 use crate::store::{EventRef, Store};
 
 /// Most bytes of snapshots and replays that may wait for one peer when it asks for another, and most bytes
-/// of events in one replay; what a replay has no room for is told as gone, the newest events come.
+/// of events in one replay; what a replay has no room for is told as gone, the newest events come. Also most
+/// bytes of events that build on each other in one snapshot; a stream that has no room there has none.
 pub const BRACKET_BYTES_MAX: usize = 1024 * 1024;
 /// Most streams in one frame about how far back history goes; about 5 KiB.
 const KEPT_MAX: usize = 256;
@@ -68,7 +69,8 @@ pub enum Start {
     /// With the next event.
     #[default]
     Live,
-    /// With the last value of every key of every stream.
+    /// With the last value of every key of every stream; where events build on each other, with the last that
+    /// began anew and all behind it.
     Snapshot,
     /// With what was published at this time or later, in ns since the Unix epoch, as far as it is kept.
     Since(u64),
@@ -204,11 +206,16 @@ impl Shard {
         match start {
             Start::Live => {}
             Start::Snapshot => {
-                let mut past = Vec::new();
+                let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
                 for matched in &matched {
                     let stream = self.index.stream(matched.stream).expect("a matched stream is known");
-                    let events = stream.history.snapshot(passes, &mut self.store);
-                    past.extend(events.into_iter().map(|event| (matched.stream, Recent::Event(event))));
+                    let snapshot = stream.history.snapshot(passes, &mut budget, &mut self.store);
+                    if let Some(bound) = snapshot.short {
+                        self.stats.history_short(bound);
+                    }
+                    past.extend(
+                        snapshot.events.into_iter().map(|event| (matched.stream, Recent::Event(event))),
+                    );
                 }
                 self.push_bracket(index, subscription, Bracket::SNAPSHOT, past);
             }

@@ -14,7 +14,7 @@ use tickcast_engine::{
 };
 use tickcast_protocol::frame::{Frame, Frames};
 use tickcast_protocol::message::{Policy, Pong};
-use tickcast_protocol::registry::{self, Attributes, DATA_FIRST, Facts};
+use tickcast_protocol::registry::{self, Attributes, DATA_FIRST, Facts, Part};
 use tickcast_protocol::{
     BootId, Class, CloseCode, Epoch, Message, Sequence, SubscriptionId, Topic, TopicFilter,
 };
@@ -150,7 +150,8 @@ impl Bench {
 
     fn publish_key(&self, topic: &str, class: Class, key: u64) -> Result<u64, PublishError> {
         let topic = Topic::parse(topic).unwrap();
-        let facts = Facts { class, conflation_key: key, attributes: Attributes::default() };
+        let facts =
+            Facts { class, conflation_key: key, attributes: Attributes::default(), part: Part::Whole };
         let info = registry::by_name(topic.type_name()).unwrap();
         let incoming =
             Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload: b"payload" };
@@ -369,7 +370,12 @@ fn replay_is_bounded_and_keeps_the_newest_of_the_strictest_class() {
     let publish = |bench: &Bench, topic: &str| {
         let topic = Topic::parse(topic).unwrap();
         let info = registry::by_name(topic.type_name()).unwrap();
-        let facts = Facts { class: info.class, conflation_key: 1, attributes: Attributes::default() };
+        let facts = Facts {
+            class: info.class,
+            conflation_key: 1,
+            attributes: Attributes::default(),
+            part: Part::Whole,
+        };
         let incoming =
             Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload: &payload };
         bench.engine.publish(incoming, 1).unwrap();
@@ -705,7 +711,12 @@ fn large_event_is_compressed_once_for_all_who_read_lz4() {
     }
     bench.net.taken.clear();
     let topic = Topic::parse("analytics_update.A").unwrap();
-    let facts = Facts { class: Class::Latest, conflation_key: 1, attributes: Attributes::default() };
+    let facts = Facts {
+        class: Class::Latest,
+        conflation_key: 1,
+        attributes: Attributes::default(),
+        part: Part::Whole,
+    };
     let info = registry::by_name("analytics_update").unwrap();
     // Small, large, and large enough but without anything that comes again.
     let noise: Vec<u8> = (0..600u32).map(|n| (n * n * 31 / 7 + n / 3) as u8).collect();
@@ -754,7 +765,12 @@ fn slow_reader_of_lz4_is_charged_for_the_whole_event() {
         bench.net.close_socket(peer);
     }
     let topic = Topic::parse("public_trade.A").unwrap();
-    let facts = Facts { class: Class::Ordered, conflation_key: 1, attributes: Attributes::default() };
+    let facts = Facts {
+        class: Class::Ordered,
+        conflation_key: 1,
+        attributes: Attributes::default(),
+        part: Part::Whole,
+    };
     let info = registry::by_name("public_trade").unwrap();
     let payload = [7; 2_000];
     for _ in 0..10 {
@@ -818,7 +834,12 @@ fn run_past_its_bound_is_written_out_within_the_batch() {
     let mut bench = Bench::new(|_| {});
     let peer = bench.subscribed("market_data.A");
     let topic = Topic::parse("market_data.A").unwrap();
-    let facts = Facts { class: Class::Latest, conflation_key: 1, attributes: Attributes::default() };
+    let facts = Facts {
+        class: Class::Latest,
+        conflation_key: 1,
+        attributes: Attributes::default(),
+        part: Part::Whole,
+    };
     let info = registry::by_name("market_data").unwrap();
     let payload = vec![0; 100_000];
     for _ in 0..7 {

@@ -12,7 +12,7 @@ use tickcast_engine::{
     Condition, Delivery, Engine, EngineConfig, Event, Format, Incoming, Notify, PeerId, PeerIo, Render,
     Shard, Start, Subscribe, Written, binary_message,
 };
-use tickcast_protocol::registry::{self, Attributes, Facts};
+use tickcast_protocol::registry::{self, Attributes, Facts, Part};
 use tickcast_protocol::{BootId, Class, Epoch, Message, Predicate, Topic, TopicFilter};
 
 struct Counting;
@@ -83,7 +83,12 @@ fn engine() -> (Engine, Shard) {
 fn publish(engine: &Engine, topics: usize, size: usize) {
     for number in 0..topics {
         let topic = Topic::parse(&format!("market_data.S{number}")).unwrap();
-        let facts = Facts { class: Class::Latest, conflation_key: 1, attributes: Attributes::default() };
+        let facts = Facts {
+            class: Class::Latest,
+            conflation_key: 1,
+            attributes: Attributes::default(),
+            part: Part::Whole,
+        };
         let incoming = Incoming {
             info: registry::by_name("market_data").unwrap(),
             topic: &topic,

@@ -37,7 +37,7 @@ use tickcast_engine::{
 };
 use tickcast_protocol::frame::websocket_head;
 use tickcast_protocol::message::Policy;
-use tickcast_protocol::registry::{self, Facts};
+use tickcast_protocol::registry::{self, Facts, Part};
 use tickcast_protocol::{BootId, CloseCode, Epoch, Message, StreamId, Topic, TopicFilter};
 
 /// Rounds unless the environment says otherwise: two to four seconds of two cores in the dev profile.
@@ -111,8 +111,12 @@ impl World {
         let receipt = if owner.is_some() && client::is_skip(number) {
             self.engine.skip(topic, info.class, 1, number)
         } else {
-            let facts =
-                Facts { class: info.class, conflation_key: number % KEYS, attributes: attributes(number) };
+            let facts = Facts {
+                class: info.class,
+                conflation_key: number % KEYS,
+                attributes: attributes(number),
+                part: Part::Whole,
+            };
             let payload = payload(stream, publisher, number);
             let incoming = Incoming { info, topic, facts, schema_version: 1, root_len: 8, payload: &payload };
             if quietly {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use tickcast_engine::{EngineConfig, Event, Format, Incoming, Render, Status};
 use tickcast_protocol::message::{IntervalOrigin, StateReason, StreamState};
-use tickcast_protocol::registry::{self, Attributes, Facts};
+use tickcast_protocol::registry::{self, Attributes, Facts, Part};
 use tickcast_protocol::{BootId, Epoch, Message, TopicFilter};
 
 use super::*;
@@ -55,7 +55,12 @@ impl World {
 
     fn publish_to(&self, topic: &Topic) -> StreamId {
         let info = registry::by_name(topic.type_name()).unwrap();
-        let facts = Facts { class: info.class, conflation_key: 1, attributes: Attributes::default() };
+        let facts = Facts {
+            class: info.class,
+            conflation_key: 1,
+            attributes: Attributes::default(),
+            part: Part::Whole,
+        };
         let incoming = Incoming { info, topic, facts, schema_version: 1, root_len: 0, payload: b"" };
         self.engine.publish(incoming, self.now).unwrap().stream
     }

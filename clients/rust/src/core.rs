@@ -212,7 +212,12 @@ struct Open {
 /// A request that waits for its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
-    Subscribe { key: SubscriptionKey, resumed: bool },
+    Subscribe {
+        key: SubscriptionKey,
+        resumed: bool,
+    },
+    /// The snapshot again, of a subscription that lives.
+    Snapshot(SubscriptionKey),
     Unsubscribe,
     Configure(SubscriptionKey),
     Publish,

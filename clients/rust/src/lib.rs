@@ -19,20 +19,22 @@
 //! ```
 //!
 //! Modules in reading order: [`core`] decides everything and does no I/O; [`shell`] gives it a socket, a
-//! clock and a task; [`text`] prints events for people.
+//! clock and a task; [`book`] keeps order books that are right or not shown; [`text`] prints events for people.
 #![forbid(unsafe_code)]
 
+pub mod book;
 pub mod core;
 pub mod shell;
 pub mod text;
 
+pub use crate::book::{BookEvent, Books, Broken};
 pub use crate::core::{
     Account, Backoff, ClientEvent, ClientState, Close, Core, CoreOptions, Critical, Data, Delivery, Gap,
     GapReason, Identity, Kept, Link, Origin, Outcome, PublishError, PublishOptions, ServerError, ServerInfo,
     StateChange, Stats, StreamChange, SubscribeOptions, SubscriptionKey, SubscriptionState, Violation,
 };
 pub use crate::shell::{
-    Client, ClientOptions, ConnectError, DialError, Events, Publisher, SubscribeError, Subscription, Url,
-    UrlError,
+    BookSubscription, Client, ClientOptions, ConnectError, DialError, Events, Publisher, SubscribeError,
+    Subscription, Url, UrlError,
 };
 pub use tickcast_protocol as protocol;

@@ -5,6 +5,7 @@
 //! reading of the whole connection, and the server's policy decides what a slow reader misses: give a slow
 //! consumer a client of its own.
 
+mod books;
 mod dial;
 mod driver;
 mod frames;
@@ -25,6 +26,7 @@ use crate::core::{
     Account, ClientEvent, ClientState, Close, Core, CoreOptions, Delivery, Outcome, PublishError,
     PublishOptions, ServerError, ServerInfo, Stats, SubscribeOptions, SubscriptionKey, SubscriptionState,
 };
+pub use books::BookSubscription;
 pub use dial::DialError;
 use driver::{Driver, Settings, Shared};
 pub use publisher::Publisher;
@@ -308,6 +310,11 @@ impl Client {
         inner.acknowledged.remove(&key);
         drop(inner);
         self.shared.wake.notify_one();
+    }
+
+    /// Asks for the snapshot of a live subscription again. See [`Core::snapshot_again`].
+    pub fn snapshot_again(&self, key: SubscriptionKey) -> bool {
+        self.act(|core, _| core.snapshot_again(key))
     }
 
     /// Changes policy, predicate and rate of a subscription in place. Position and account stay.

@@ -386,7 +386,9 @@ impl Core {
         self.stats.refused += 1;
         let request = self.requests.get(&error.request).copied();
         let subscription = match request {
-            Some(Request::Subscribe { key, .. } | Request::Configure(key)) => Some(key),
+            Some(Request::Subscribe { key, .. } | Request::Snapshot(key) | Request::Configure(key)) => {
+                Some(key)
+            }
             Some(Request::Unsubscribe | Request::Publish | Request::Identify) | None => None,
         };
         let (code, request_id) = (error.code, error.request);
@@ -407,6 +409,12 @@ impl Core {
             Some(Request::Subscribe { key, resumed }) => self.on_subscribe_refused(key, resumed, said, now),
             // Unsubscribing what is not there is what was wanted.
             Some(Request::Unsubscribe) => {}
+            Some(Request::Snapshot(key)) => {
+                if let Some(subscription) = self.subscriptions.get_mut(&key) {
+                    subscription.asks_again = false;
+                }
+                self.events.push_back(ClientEvent::ServerError(said));
+            }
             Some(Request::Configure(_)) | None => {
                 if said.retry_after_ms > 0 {
                     self.not_before = now.saturating_add(u64::from(said.retry_after_ms) * 1_000_000);

@@ -91,6 +91,8 @@ pub(super) struct Subscription {
     /// The epoch in which it was acknowledged last, on this connection or another.
     pub(super) live_in: Option<Epoch>,
     pub(super) retry_at: Option<u64>,
+    /// Its snapshot was asked for again, and the answer is not here yet.
+    pub(super) asks_again: bool,
     /// What the sums of the server do not hold: of earlier connections, or found lost by the client.
     pub(super) uncounted: Told,
     /// True when the server's sums can be compared with ours.
@@ -118,6 +120,7 @@ impl Core {
             acknowledged_at: 0,
             live_in: None,
             retry_at: None,
+            asks_again: false,
             uncounted: Told::default(),
             comparable: false,
             counted: false,
@@ -154,6 +157,26 @@ impl Core {
             let request = self.next_request(Request::Configure(key));
             self.send(&Configure { request, subscription, policy, predicate: text, max_hz }.into());
         }
+    }
+
+    /// Asks for the snapshot of a live subscription again; it comes between [`ClientEvent::Begin`] and
+    /// [`ClientEvent::End`], position and account stay. Returns false when there is nothing to ask, because
+    /// the server has not acknowledged the subscription on this connection; true also when an answer is on
+    /// its way already.
+    pub fn snapshot_again(&mut self, key: SubscriptionKey) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(&key) else { return false };
+        if subscription.server_id.is_none() {
+            return false;
+        }
+        if std::mem::replace(&mut subscription.asks_again, true) {
+            return true;
+        }
+        let filter = subscription.filter.as_str().to_owned();
+        let SubscribeOptions { policy, predicate, max_hz, .. } = &subscription.options;
+        let (policy, predicate, max_hz, start) = (*policy, written(predicate), *max_hz, Start::SNAPSHOT);
+        let request = self.next_request(Request::Snapshot(key));
+        self.send(&Subscribe { request, filter, start, policy, predicate, max_hz }.into());
+        true
     }
 
     /// The state of a subscription.
@@ -278,6 +301,16 @@ impl Core {
             // Its snapshot or replay ends here, without an end of its own.
             if let State::Open(open) = &mut self.state {
                 open.bracket = open.bracket.filter(|(of, _)| *of != message.subscription);
+            }
+            return;
+        }
+        if let Some(Request::Snapshot(key)) = request {
+            if let Some(subscription) = self.subscriptions.get_mut(&key) {
+                subscription.asks_again = false;
+            }
+            // Given up meanwhile: the server has made it anew.
+            if !self.by_server_id.contains_key(&message.subscription) {
+                self.send_unsubscribe(message.subscription);
             }
             return;
         }
@@ -554,6 +587,7 @@ impl Core {
             subscription.server_id = None;
             subscription.counted = false;
             subscription.retry_at = None;
+            subscription.asks_again = false;
             subscription.recovering = false;
             subscription.stale = false;
             subscription.stale_tracks = 0;

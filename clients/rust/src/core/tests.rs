@@ -1302,3 +1302,63 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_snapshot_is_asked_for_again_and_changes_no_account() {
+    let (mut script, key) = Script::live();
+    script.data(5, 1..=3);
+    script.events();
+    assert!(script.core.snapshot_again(key));
+    assert!(script.core.snapshot_again(key), "one answer is enough");
+    let said = script.heard();
+    let [Message::Subscribe(subscribe)] = &said[..] else { panic!("{said:?}") };
+    assert_eq!((subscribe.filter.as_str(), subscribe.start), ("market_data.*", Start::SNAPSHOT));
+    let before = script.core.account(key, TOPIC);
+    script.acknowledge(subscribe.request, 1, 1);
+    // What was on its way comes before the snapshot, which is bound from the head.
+    script.bind(1, vec![binding(5, TOPIC, 5)]);
+    script.data(5, 4..=4);
+    script.say(&[Begin { subscription: 1, bracket: Bracket::SNAPSHOT, events: 2 }.into()]);
+    script.data(5, 3..=4);
+    script.say(&[End { subscription: 1, bracket: Bracket::SNAPSHOT }.into()]);
+    script.data(5, 5..=5);
+    let events = script.events();
+    let origins: Vec<(u64, Origin)> = events
+        .iter()
+        .filter_map(|event| match event {
+            ClientEvent::Data(data) => Some((data.sequence(), data.origin)),
+            _ => None,
+        })
+        .collect();
+    use Origin::{Live, Snapshot};
+    assert_eq!(origins, [(4, Live), (3, Snapshot), (4, Snapshot), (5, Live)]);
+    assert!(!events.iter().any(|event| matches!(event, ClientEvent::Gap(_) | ClientEvent::Violation(_))));
+    let after = script.core.account(key, TOPIC);
+    assert_eq!((after.received, after.gapped), (before.received + 2, 0));
+    assert!(script.core.snapshot_again(key), "the answer is here: it may be asked for again");
+    let request = script.request();
+    script.say(&[refusal(request, ErrorCode::Unavailable, true).into()]);
+    assert!(script.events().iter().any(|event| matches!(
+        event,
+        ClientEvent::ServerError(error) if error.subscription == Some(key)
+    )));
+    assert!(script.core.snapshot_again(key), "nor does a refusal end it");
+}
+
+#[test]
+fn a_snapshot_that_nobody_waits_for_any_more_ends_its_subscription() {
+    let (mut script, key) = Script::live();
+    assert!(script.core.snapshot_again(key));
+    let request = script.request();
+    script.core.unsubscribe(key);
+    assert!(!script.core.snapshot_again(key));
+    let said = script.heard();
+    assert!(matches!(&said[..], [Message::Unsubscribe(_)]), "{said:?}");
+    // The server took the subscribe for a new one.
+    script.acknowledge(request, 2, 1);
+    let said = script.heard();
+    assert!(matches!(&said[..], [Message::Unsubscribe(end)] if end.subscription == 2), "{said:?}");
+    let mut script = Script::new();
+    let key = script.core.subscribe(filter("market_data.*"), SubscribeOptions::default());
+    assert!(!script.core.snapshot_again(key), "there is no connection");
+}

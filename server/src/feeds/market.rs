@@ -5,7 +5,8 @@
 //! missed, stamped with the time it was due. One step makes at most [`STEP_ACTIONS_MAX`] messages; of a
 //! delay longer than [`BACKLOG_NS_MAX`] the rest is left out, and [`Step::left_out`] says how many.
 //!
-//! Most slots are a tick of one symbol: four quotes (`market_data`) to a trade (`public_trade`). A slot
+//! Most slots are a tick of one symbol: four quotes (`market_data`) to a trade (`public_trade`). Every tenth
+//! is about the order book of one of the first three symbols (`ladder`). A slot
 //! in turn is one of the other types (`scenes`), and when a UTC minute is over every second slot is a
 //! closed bar until all are told. With the defaults every type is seen within three seconds; below about
 //! twenty messages a second it takes longer than ten.
@@ -18,6 +19,7 @@
 
 mod book;
 mod desk;
+mod ladder;
 mod scenes;
 
 use fastrand::Rng;
@@ -26,6 +28,7 @@ use tickcast_protocol::{Message, Topic};
 
 use book::{Book, MINUTE_NS, instrument};
 use desk::Desk;
+use ladder::Ladder;
 use scenes::{CYCLE, Scenes, World};
 
 /// Most messages of one step; the next step goes on at once.
@@ -44,6 +47,9 @@ const CYCLE_NS: u64 = 3_000_000_000;
 const TICKS_PER_SCENE_MIN: u64 = 5;
 /// One tick in so many is a trade.
 const TICKS_PER_TRADE: u64 = 5;
+/// Symbols that have an order book, the first ones; and one slot in so many is about one of those.
+const LADDERS: usize = 3;
+const SLOTS_PER_LADDER: u64 = 10;
 /// Times after this (the year 2261) are taken for it: something later can still be said in 64 bits.
 const LATEST_NS: i64 = i64::MAX - 400 * 24 * 60 * MINUTE_NS;
 /// How long a symbol is mute.
@@ -128,6 +134,8 @@ pub struct Market {
     books: Vec<Book>,
     desk: Desk,
     scenes: Scenes,
+    /// Order books of the first symbols.
+    ladders: Vec<Ladder>,
     /// Slot of the next scene, and how many slots lie between two.
     scene_at: u64,
     scene_every: u64,
@@ -161,6 +169,7 @@ impl Market {
             slot: 0,
             desk,
             scenes: Scenes::new(start_ns),
+            ladders: (0..symbols.min(LADDERS)).map(|at| Ladder::new(config.seed ^ at as u64)).collect(),
             scene_at: 0,
             scene_every: (per_cycle / CYCLE.len() as u64).max(TICKS_PER_SCENE_MIN),
             minute: start_ns.div_euclid(MINUTE_NS),
@@ -266,6 +275,12 @@ impl Market {
                 return bar;
             }
         }
+        if self.slot % SLOTS_PER_LADDER == SLOTS_PER_LADDER - 1 {
+            let at = (self.slot / SLOTS_PER_LADDER) as usize % self.ladders.len();
+            if !self.is_mute(at, ts) {
+                return self.ladders[at].next(&self.books[at], ts);
+            }
+        }
         let at = self.pick(ts);
         let book = &mut self.books[at];
         if self.rng.u64(0..TICKS_PER_TRADE) == 0 {
@@ -282,9 +297,12 @@ impl Market {
         if self.rng.bool() {
             at = at.min(self.rng.usize(0..count));
         }
+        if self.is_mute(at, ts) { (at + 1) % count } else { at }
+    }
+
+    fn is_mute(&self, at: usize, ts: i64) -> bool {
         let Disturbance { mute, mute_from, mute_until, .. } = self.disturbance;
-        let is_mute = mute == Some(at) && (mute_from..mute_until).contains(&ts);
-        if is_mute { (at + 1) % count } else { at }
+        mute == Some(at) && (mute_from..mute_until).contains(&ts)
     }
 }
 

@@ -62,6 +62,11 @@ pub(super) struct Instrument {
 }
 
 impl Instrument {
+    /// How far the levels of its order book are apart, in ticks.
+    pub(super) fn grid(&self) -> i64 {
+        self.spread_max
+    }
+
     /// True for what the demo's desk trades: quoted in dollars, and without a contract multiplier.
     pub(super) fn is_for_desk(&self) -> bool {
         self.asset_class != "future" && self.name != "USDJPY"

@@ -234,6 +234,40 @@ fn quotes_trades_and_bars_agree() {
 }
 
 #[test]
+fn order_books_can_be_followed_and_agree_with_the_quotes() {
+    let mut market = market(MarketConfig::default());
+    let mut books: HashMap<String, tickcast_protocol::Book> = HashMap::new();
+    let mut quotes: HashMap<String, MarketData> = HashMap::new();
+    let (mut snapshots, mut deltas, mut compared) = (0, 0, 0);
+    for message in messages(play(&mut market, 60)) {
+        match message {
+            Message::OrderBook(message) => {
+                assert!(message.checksum.is_some());
+                let is_snapshot = message.kind == tickcast_protocol::message::BookKind::SNAPSHOT;
+                *(if is_snapshot { &mut snapshots } else { &mut deltas }) += 1;
+                // Mostly small: a delta with every level in it would be a snapshot.
+                assert!(is_snapshot || message.bids.len() <= 2 * ladder::LEVELS as usize);
+                let book = books.entry(message.symbol.clone()).or_default();
+                book.apply(&message).unwrap_or_else(|error| panic!("{}: {error}", message.symbol));
+                let top = book.top(usize::MAX);
+                assert_eq!((top.bids.len(), top.asks.len()), (10, 10));
+                let Some(quote) = quotes.get(&message.symbol) else { continue };
+                // The quote may have moved with a trade since it was told.
+                compared += u32::from(
+                    top.bids[0].price.compare(quote.bid.unwrap()).is_le()
+                        && top.asks[0].price.compare(quote.ask.unwrap()).is_ge(),
+                );
+            }
+            Message::MarketData(tick) => drop(quotes.insert(tick.symbol.clone(), tick)),
+            _ => {}
+        }
+    }
+    assert_eq!(books.len(), LADDERS);
+    assert!(snapshots * ladder::SNAPSHOT_EVERY >= deltas && deltas > 20 * snapshots, "{snapshots} {deltas}");
+    assert!(u64::from(compared) > deltas / 2, "{compared} of {deltas}");
+}
+
+#[test]
 fn each_minute_one_symbol_goes_mute_and_nobody_says_so() {
     let mut market = market(MarketConfig::default());
     let names: Vec<String> = market.symbols().map(str::to_owned).collect();

@@ -3,14 +3,12 @@
 //! `golden/book/walk.json` is a sequence of messages, each with the checksum of the book once it is
 //! applied, and the levels at its end (SPEC section 16).
 
-mod support;
-
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::path::Path;
 
 use proptest::prelude::*;
-use support::golden;
 use tickcast_protocol::book::{Book, BookError, CHECKSUM_LEVELS};
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::message::{BookKind, Level, OrderBook, View};
@@ -279,7 +277,7 @@ fn the_walk_is_the_one_that_other_readers_follow() {
     let top = book.top(usize::MAX);
     let _ =
         writeln!(text, "],\n\"bids\": {},\n\"asks\": {}\n}}", json_levels(top.bids), json_levels(top.asks));
-    let path = golden().join("book").join("walk.json");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/book/walk.json");
     if std::env::var_os("TICKCAST_BLESS").is_some() {
         fs::create_dir_all(path.parent().expect("a directory")).expect("it can be made");
         fs::write(&path, &text).expect("it can be written");

@@ -680,7 +680,7 @@ mod tests {
             for (at, fate) in fates.iter().enumerate() {
                 let sequence = at as u64 + 2;
                 let now = sequence * 2 * RESYNC_NS_MAX;
-                walk.step(sequence % every == 0);
+                walk.step(sequence.is_multiple_of(every));
                 if let Some(from) = replay_from.take() {
                     books.on_event(acknowledged(true), now);
                     books.on_event(begin(Origin::Replay), now);

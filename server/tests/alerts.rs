@@ -311,6 +311,47 @@ fn a_publisher_follows_what_becomes_of_its_alerts() {
 }
 
 #[test]
+fn an_alert_overtakes_everything_that_is_queued() {
+    let directory = TempDir::new().expect("a directory");
+    let room = [("outbox.events", "1000000"), ("outbox.bytes", "64MiB"), ("server.shards", "1")];
+    let server = serve_with(directory.path(), &room);
+    let mut raw = Raw::binary_with_little_room(server.address());
+    raw.say(&Message::Identify(Identify { request: 1, identity: "desk-7".into(), token: String::new() }));
+    assert!(matches!(raw.message(), Message::Identified(_)));
+    for (request, filter) in [(2, "risk_alert.**"), (3, "market_data.**")] {
+        raw.subscribe(request, filter, Start::LIVE);
+        assert!(matches!(raw.message(), Message::Acknowledge(_)));
+    }
+    // More than the kernel takes: the rest is queued.
+    let mut published = 0_u64;
+    while server.metric("tickcast_shard_queued") < 10_000.0 {
+        for _ in 0..1_000 {
+            published += 1;
+            server.publish(&common::tick(&format!("S{}", published % 7), "1.5"));
+        }
+    }
+    assert_eq!(alert(&server, "a", json!({}))["queued"], 1);
+    server.wait_until("the connection has the alert", |server| server.metric("tickcast_shard_queued") > 0.0);
+    let queued = server.metric("tickcast_shard_queued") as u64;
+    socket2::SockRef::from(&raw.tcp).set_recv_buffer_size(1 << 20).expect("a receive buffer");
+    let (mut before, mut after, mut alerted) = (0_u64, 0_u64, false);
+    while before + after < published {
+        let arrived = raw.next();
+        for frame in Frames::new(&arrived.payload, PAYLOAD_BYTES_MAX) {
+            let frame = frame.expect("a sound frame");
+            match registry::by_id(frame.header.type_id).map(|info| info.name) {
+                Some("risk_alert") => alerted = true,
+                Some("market_data") if alerted => after += 1,
+                Some("market_data") => before += 1,
+                _ => {}
+            }
+        }
+    }
+    // What the kernel had was written before; of what was queued at most the frame that was cut.
+    assert!(alerted && after + 1 >= queued, "{before} ticks before it, {after} after, {queued} were queued");
+}
+
+#[test]
 fn an_operator_sees_for_whom_alerts_wait_and_forgets_who_does_not_come_back() {
     let directory = TempDir::new().expect("a directory");
     let server = serve(directory.path());

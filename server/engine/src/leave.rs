@@ -54,7 +54,7 @@ impl Shard {
         may
     }
 
-    /// True while control messages wait for the peer.
+    /// True while control messages wait for the peer, other than binds.
     #[must_use]
     pub fn has_control(&self, peer: PeerId) -> bool {
         let found = self.peers.find(peer).and_then(|index| self.peers.get(index));

@@ -475,9 +475,9 @@ impl Outbox {
         messages >= CONTROL_MESSAGES_MAX || bytes > 0 && bytes + more > CONTROL_BYTES_MAX
     }
 
-    /// True while control messages wait, binds among them.
+    /// True while control messages wait. Binds do not count: many may, and what is said comes behind them anyway.
     pub(crate) fn has_control(&self) -> bool {
-        !self.control.is_empty()
+        self.control.len() > self.binds
     }
 
     /// True while control messages leave room for how streams are: the other half is for what the peer asks

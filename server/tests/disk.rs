@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use common::{PATIENCE, Raw, http, tick};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tickcast_protocol::message::{Ack, Identify, Message, Role, Start};
@@ -57,7 +57,10 @@ impl Server {
     /// Most bytes a file of the server may have.
     fn limit_files(&self, bytes: Option<u64>) {
         let pid = Pid::from_raw(self.child.id() as i32).expect("a process");
-        prlimit(Some(pid), Resource::Fsize, Rlimit { current: bytes, maximum: None }).expect("a limit");
+        // As high as it was, where it is lifted.
+        let maximum = getrlimit(Resource::Fsize).maximum;
+        let current = bytes.or(maximum);
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current, maximum }).expect("a limit");
     }
 
     fn get(&self, path: &str) -> String {

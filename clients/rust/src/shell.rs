@@ -419,7 +419,7 @@ impl Client {
                 idle.mark_unchanged();
                 {
                     let inner = self.shared.lock();
-                    let done = inner.core.queued() == 0 && inner.unwritten == 0;
+                    let done = inner.is_idle();
                     if done || inner.core.state() == ClientState::Disconnected {
                         return;
                     }

@@ -115,6 +115,12 @@ impl Core {
         self.durable.told.len()
     }
 
+    /// Acknowledgements that this connection can still say.
+    #[must_use]
+    pub fn acknowledgements_due(&self) -> usize {
+        if self.durable.is_known { self.durable.due.len() } else { 0 }
+    }
+
     /// True when nothing has to be waited for before subscribing.
     pub(super) fn has_identity(&self) -> bool {
         self.durable.is_known || self.options.identity.is_none()

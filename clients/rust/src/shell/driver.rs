@@ -113,6 +113,11 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
+    /// True when nothing waits to be sent: no publish, and no acknowledgement.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.unwritten == 0 && self.core.queued() == 0 && self.core.acknowledgements_due() == 0
+    }
+
     /// Tells who waits for the first attempt. When it failed, they want no other.
     fn answer_opened(&mut self, outcome: Result<(), ConnectError>, now: u64) {
         let failed = outcome.is_err();
@@ -312,7 +317,7 @@ impl Driver {
         // Taking publishes may have told of some that expired.
         self.tell(&mut inner, now);
         inner.unwritten = self.socket.as_ref().map_or(0, |socket| socket.out.len() - socket.written);
-        let idle = inner.unwritten == 0 && inner.core.queued() == 0;
+        let idle = inner.is_idle();
         self.idle.send_if_modified(|was| std::mem::replace(was, idle) != idle);
         if inner.core.state() == ClientState::Disconnected && self.held.is_none() {
             // Channels end here, so that everyone who waits learns it.

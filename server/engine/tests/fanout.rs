@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use tickcast_engine::{
@@ -149,13 +149,7 @@ impl Bench {
     }
 
     fn publish_key(&self, topic: &str, class: Class, key: u64) -> Result<u64, PublishError> {
-        let topic = Topic::parse(topic).unwrap();
-        let facts =
-            Facts { class, conflation_key: key, attributes: Attributes::default(), part: Part::Whole };
-        let info = registry::by_name(topic.type_name()).unwrap();
-        let incoming =
-            Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload: b"payload" };
-        self.engine.publish(incoming, 1).map(|receipt| receipt.sequence.0)
+        publish_to(&self.engine, topic, class, key)
     }
 
     fn publish(&self, topic: &str, count: usize) {
@@ -187,6 +181,15 @@ impl Bench {
         self.ask(peer, filter, Start::Live).unwrap();
         peer
     }
+}
+
+fn publish_to(engine: &Engine, topic: &str, class: Class, key: u64) -> Result<u64, PublishError> {
+    let topic = Topic::parse(topic).unwrap();
+    let facts = Facts { class, conflation_key: key, attributes: Attributes::default(), part: Part::Whole };
+    let info = registry::by_name(topic.type_name()).unwrap();
+    let incoming =
+        Incoming { info, topic: &topic, facts, schema_version: 1, root_len: 8, payload: b"payload" };
+    engine.publish(incoming, 1).map(|receipt| receipt.sequence.0)
 }
 
 /// Stands for any message of the server's: acknowledgements, replies.
@@ -430,6 +433,54 @@ fn resume_that_cannot_be_true_does_not_distribute_what_waits() {
     assert!(bench.net.heard(back).ends_with("bind1(1=market_data.A@3) begin1(1) e1:3 end1"));
     bench.run();
     assert!(bench.net.heard(reader).ends_with("e1:1 e1:2 e1:3"));
+}
+
+#[test]
+fn a_position_is_reached_though_publishers_lap_the_shard_on_its_way_there() {
+    let lapping = Arc::new(Lapping::default());
+    let config = EngineConfig { ring_slots: 16, turn_events: 4, ..EngineConfig::default() };
+    let notify: Arc<dyn Notify> = Arc::new(|| {});
+    let (engine, mut shards) =
+        Engine::new(config, EPOCH, BootId(1), Arc::clone(&lapping) as Arc<dyn Render>, vec![notify]);
+    let mut bench = Bench { engine, shard: shards.remove(0), net: Net::default() };
+    let reader = bench.shard.attach(Format::D1Snake);
+    bench.ask(reader, "market_data.A", Start::Live).unwrap();
+    bench.publish("market_data.A", 8);
+    bench.publish("market_data.B", 1);
+    lapping.engine.set(bench.engine.clone()).unwrap();
+
+    let back = bench.shard.attach(Format::Binary);
+    bench.ask(back, "market_data.B", resume(&[("market_data.B", 1)])).unwrap();
+
+    assert_eq!(bench.shard.stats().laps.get(), 1);
+    let rest = "begin1(8) e2:2 e2:3 e2:4 e2:5 e2:6 e2:7 e2:8 e2:9 end1";
+    assert_eq!(bench.net.heard(back), format!("pong0 bind1(2=market_data.B@2) {rest}"));
+}
+
+/// Publishers that are so fast that the shard is lapped while it renders its first event.
+#[derive(Default)]
+struct Lapping {
+    engine: OnceLock<Engine>,
+    has_lapped: AtomicBool,
+}
+
+impl Render for Lapping {
+    fn event(&self, event: &Event, format: Format) -> Option<Bytes> {
+        if let Some(engine) = self.engine.get()
+            && !self.has_lapped.swap(true, Ordering::Relaxed)
+        {
+            for (topic, count) in [("market_data.A", 20), ("market_data.B", 8)] {
+                for _ in 0..count {
+                    publish_to(engine, topic, Class::Latest, 7).unwrap();
+                }
+            }
+        }
+        Words.event(event, format)
+    }
+
+    fn control(&self, message: &Message, topic: Option<&Topic>, format: Format) -> Option<Bytes> {
+        Words.control(message, topic, format)
+    }
 }
 
 #[test]

@@ -35,10 +35,11 @@ use crate::net::http::Front;
 use crate::net::listener;
 use crate::net::origin::OriginPolicy;
 use crate::net::shards::{Bell, Shards, Shared, available};
+use crate::session::sticky::Sticky;
 use crate::states::{Rules, States, Watching};
 use crate::status::Status;
 
-/// How often critical messages that are of no use any more are ended.
+/// How often critical messages that are of no use any more are ended, and clients that stay away are forgotten.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the health of streams is looked at, to announce changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -49,6 +50,7 @@ const CRITICAL_LANE_FACTOR: usize = 4;
 pub struct Running {
     address: SocketAddr,
     ingest: Arc<Ingest>,
+    sticky: Arc<Sticky>,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     shards: Arc<Shards>,
@@ -139,6 +141,11 @@ pub fn start_with_clock(
             }
         }));
     }
+    let grace = u64::try_from(config.json.sticky_for.as_nanos()).unwrap_or(u64::MAX);
+    let sticky = Arc::new(Sticky::new(grace, config.json.sticky_bytes, metrics.clone(), clock.clone()));
+    if let Some(alerts) = ingest.alerts() {
+        sticky.restore(alerts);
+    }
     let sends = available(config.server.sends)?;
     tracing::info!(shards = bells.len(), sends = sends.name(), "delivering");
     let shared = Arc::new(Shared {
@@ -146,6 +153,7 @@ pub fn start_with_clock(
         metrics: metrics.clone(),
         ingest: ingest.clone(),
         directory,
+        sticky: sticky.clone(),
         clock,
         sends,
     });
@@ -168,6 +176,7 @@ pub fn start_with_clock(
         config: config.clone(),
         metrics: metrics.clone(),
         ingest: ingest.clone(),
+        sticky: sticky.clone(),
         shards: shards.clone(),
         status: status.clone(),
         health: health.clone(),
@@ -180,6 +189,7 @@ pub fn start_with_clock(
     Ok(Running {
         address,
         ingest,
+        sticky,
         metrics,
         status,
         shards,
@@ -250,6 +260,7 @@ impl Running {
         // From here on nothing is accepted; what was is delivered before anybody is told to go.
         self.ingest.close();
         if let Some(alerts) = self.ingest.alerts() {
+            self.sticky.tick(Some(alerts));
             // What was accepted is on disk, and on the ring.
             alerts.close();
         }
@@ -304,6 +315,7 @@ struct FrontParts {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     ingest: Arc<Ingest>,
+    sticky: Arc<Sticky>,
     shards: Arc<Shards>,
     status: Arc<Status>,
     health: Arc<HealthMonitor>,
@@ -342,23 +354,23 @@ impl FrontParts {
                 Err(error) => return tracing::error!(%error, "the listener cannot be used"),
             };
             let accepting = tokio::task::spawn_local(listener::accept(listener, front, stop.clone()));
-            let expiring = ingest.alerts().cloned().map(|alerts| {
-                let ingest = ingest.clone();
-                tokio::task::spawn_local(async move {
-                    let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
-                    loop {
-                        ticks.tick().await;
-                        alerts.tick(ingest.now());
+            let (door, sticky) = (ingest.clone(), self.sticky);
+            let expiring = tokio::task::spawn_local(async move {
+                let mut ticks = tokio::time::interval(EXPIRY_INTERVAL);
+                loop {
+                    ticks.tick().await;
+                    let alerts = door.alerts();
+                    if let Some(alerts) = alerts {
+                        alerts.tick(door.now());
                     }
-                })
+                    sticky.tick(alerts.map(|alerts| &**alerts));
+                }
             });
             let announcing = tokio::task::spawn_local(announce_health(ingest, health));
             let _ = stop.wait_for(|stop| *stop).await;
             accepting.abort();
             announcing.abort();
-            if let Some(expiring) = expiring {
-                expiring.abort();
-            }
+            expiring.abort();
         });
     }
 }

@@ -18,7 +18,7 @@ pub mod mailbox;
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use sha2::{Digest, Sha256};
@@ -41,6 +41,9 @@ use self::identity::{Identities, Identity, Wish};
 use self::mailbox::{HELD_MAX, Letter, Nudge};
 use crate::ingest::Refusal;
 use crate::metrics::Metrics;
+
+/// What the names begin with under which the journal keeps notes on clients. No identity may be called so.
+const CLIENT_PREFIX: &str = "?client_id=";
 
 /// How long a part of what waits is not asked for again, when it could not be had, in ns.
 const FETCH_RETRY: i64 = 1_000_000_000;
@@ -118,6 +121,8 @@ pub struct Alerts {
     /// Taken for writing where subscriptions change, for reading where a message finds its audience: whose
     /// subscription was brought to the journal before a message is in its audience.
     order: RwLock<()>,
+    /// Notes on clients as they were found, until somebody takes them.
+    remembered: Mutex<Vec<(String, Vec<u8>)>>,
     /// Ids for messages that came without, unique in this run.
     run: String,
     unnamed: AtomicU64,
@@ -167,7 +172,12 @@ impl Alerts {
         for (topic, head) in &recovered.topics {
             found_topic(engine, topic, *head, now);
         }
+        let mut remembered = Vec::new();
         for (name, note) in recovered.notes {
+            if let Some(client) = name.strip_prefix(CLIENT_PREFIX) {
+                remembered.push((client.to_owned(), note));
+                continue;
+            }
             match Identity::restore(name.clone(), &note, recovered.position, hasher) {
                 Ok(identity) => drop(identities.add(Arc::new(identity), usize::MAX)),
                 Err(error) => {
@@ -183,6 +193,7 @@ impl Alerts {
             limits,
             metrics,
             order: RwLock::new(()),
+            remembered: Mutex::new(remembered),
             run,
             unnamed: AtomicU64::new(0),
         })
@@ -383,7 +394,27 @@ impl Alerts {
 
     /// Every identity with what waits for it, by name.
     pub fn waiting(&self, answer: Asked<Vec<(RecipientId, u32)>>) {
-        self.journal.recipients(answer);
+        self.journal.recipients(Box::new(move |all: Result<Vec<(RecipientId, u32)>, _>| {
+            answer(all.map(|mut all| {
+                all.retain(|(name, _)| !name.starts_with(CLIENT_PREFIX));
+                all
+            }));
+        }));
+    }
+
+    /// Keeps something with the name of a client that has no identity, or forgets the client. Nothing waits for
+    /// it; what was kept last is [`remembered`](Self::remembered) by the next run.
+    pub fn remember(&self, client: &str, note: Option<Vec<u8>>, now: u64, answer: Asked<()>) {
+        let name: RecipientId = format!("{CLIENT_PREFIX}{client}").into();
+        match note {
+            Some(note) => self.journal.note(name, note, answer),
+            None => self.journal.forget(name, now as i64, answer),
+        }
+    }
+
+    /// What the journal kept with the names of clients when it was opened. Given out once.
+    pub fn remembered(&self) -> Vec<(String, Vec<u8>)> {
+        std::mem::take(&mut *self.remembered.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Forgets an identity and all that waits for it; its connection is closed. Says whether there was one.

@@ -394,6 +394,14 @@ keys! {
         };
         /// How dialect D1 spells field names: native JSON is always in snake case.
         case: JsonCase = "snake", choice(JsonCase::NAMES);
+        /// How long the subscriptions of a client that named itself in its address, `?client_id=NAME`, are kept
+        /// when its connection is lost; 0s keeps none. It has them back with its next connection.
+        #[cost("what is kept of clients that are away.")]
+        sticky_for: Duration = "5m", duration(0, 24 * HOUR);
+        /// All that is kept of such clients, connected or not, in bytes.
+        #[cost("memory, about 250 bytes a client and 200 a subscription; as much on disk with a journal.")]
+        #[at_limit("the client that has been away longest is forgotten: it comes back without subscriptions.")]
+        sticky_bytes: usize = "16MiB", size(KIB, 1024 * MIB);
     }
 
     /// Critical messages: alerts, orders, executions, risk.

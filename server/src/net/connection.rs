@@ -88,9 +88,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A peer that has just been upgraded to what it `speaks`.
+    /// A peer that has just been upgraded to what it `speaks`, and may have named itself.
     #[must_use]
-    pub fn new(cell: Rc<Cell>, tcp: TcpStream, speaks: Speaks, number: u64) -> Self {
+    pub fn new(cell: Rc<Cell>, tcp: TcpStream, speaks: Speaks, client_id: Option<&str>, number: u64) -> Self {
         let config = &cell.shared.config;
         let terms = cell.terms.clone();
         let (session, format) = match speaks {
@@ -99,7 +99,9 @@ impl Connection {
                 (Session::Binary(BinarySession::new(terms, number, epoch)), Format::Binary)
             }
             Speaks::D1 => {
-                let session = D1Session::new(terms, number, config.json.case, cell.shared.directory.clone());
+                let stay = client_id.and_then(|name| cell.shared.sticky.enter(name));
+                let directory = cell.shared.directory.clone();
+                let session = D1Session::new(terms, number, config.json.case, directory, stay);
                 let format =
                     if config.json.case == JsonCase::Camel { Format::D1Camel } else { Format::D1Snake };
                 (Session::D1(Box::new(session)), format)
@@ -258,8 +260,10 @@ impl Connection {
         }
         if now >= self.next_heartbeat {
             self.next_heartbeat = self.cell.beat_after(now + shared.config.heartbeat.interval);
+            let is_idle = self.cell.shard.borrow().is_idle(self.peer);
             self.with_desk(|session, desk| session.heartbeat(desk));
             let mut shard = self.cell.shard.borrow_mut();
+            self.session.ping(is_idle, shared.clock.now());
             let ping = websocket::message(OpCode::Ping, b"");
             let sent = shard.send(self.peer, ping).and_then(|()| {
                 if self.session.is_open() { shard.heartbeat(self.peer, shared.clock.now()) } else { Ok(()) }
@@ -310,7 +314,7 @@ impl Connection {
                 Received::Text(text) => session.text(text, &mut desk)?,
                 Received::Binary(bytes) => session.binary(bytes, &mut desk)?,
                 Received::Ping(payload) => desk.say(websocket::message(OpCode::Pong, payload)),
-                Received::Pong => {}
+                Received::Pong => session.pong(),
                 Received::Close(code) => theirs = Some(code),
             }
             let (overflow, acknowledged) = (desk.overflow, desk.acknowledged);
@@ -432,6 +436,7 @@ impl Connection {
                 None
             }
             End::Theirs(code) => {
+                self.session.leave(code);
                 closed.add(code_label(code.unwrap_or(1005)));
                 let payload = code.map(u16::to_be_bytes);
                 let echo = payload.as_ref().map_or(&[][..], |code| code.as_slice());

@@ -220,12 +220,21 @@ impl Front {
 
     async fn websocket(self: &Rc<Self>, mut request: Request<Incoming>, place: Rc<Place>) -> Answer {
         // Plain /ws speaks the dialect of `json.ws_dialect`, of which there is one so far.
-        let (speaks, subprotocol) = match upgrade::check(&request, Speaks::D1) {
+        let checked = upgrade::check(&request, Speaks::D1).and_then(|(speaks, subprotocol)| {
+            // Binary peers identify themselves by a message.
+            let client_id = if speaks == Speaks::Binary { None } else { upgrade::client_id(request.uri())? };
+            Ok((speaks, subprotocol, client_id))
+        });
+        let (speaks, subprotocol, client_id) = match checked {
             Ok(chosen) => chosen,
             Err(refused) => {
                 self.metrics.counters.handshake_failures.add(refused.reason);
-                let code = if refused.reason == "subprotocol" { "UNSUPPORTED_FORMAT" } else { "BAD_REQUEST" };
-                let mut answer = problem(refused.status, code, "", refused.detail);
+                let (code, field) = match refused.reason {
+                    "subprotocol" => ("UNSUPPORTED_FORMAT", ""),
+                    "client_id" => ("INVALID_FIELD", "client_id"),
+                    _ => ("BAD_REQUEST", ""),
+                };
+                let mut answer = problem(refused.status, code, field, refused.detail);
                 if refused.status == StatusCode::METHOD_NOT_ALLOWED {
                     answer.headers_mut().insert("allow", HeaderValue::from_static("GET"));
                 }
@@ -252,7 +261,8 @@ impl Front {
         }
         let front = self.clone();
         task::spawn_local(async move {
-            if timeout(UPGRADE_TIMEOUT, front.hand_over(on_upgrade, speaks, place)).await.is_err() {
+            if timeout(UPGRADE_TIMEOUT, front.hand_over(on_upgrade, speaks, client_id, place)).await.is_err()
+            {
                 front.metrics.counters.handshake_failures.add("timeout");
             }
         });
@@ -260,7 +270,13 @@ impl Front {
     }
 
     /// Takes the socket back from hyper and gives it, with what was read past the handshake, to a shard.
-    async fn hand_over(&self, on_upgrade: OnUpgrade, speaks: Speaks, place: Rc<Place>) {
+    async fn hand_over(
+        &self,
+        on_upgrade: OnUpgrade,
+        speaks: Speaks,
+        client_id: Option<Box<str>>,
+        place: Rc<Place>,
+    ) {
         let upgraded = match on_upgrade.await {
             Ok(upgraded) => upgraded,
             Err(error) => {
@@ -281,6 +297,7 @@ impl Front {
             stream,
             leftover: read_buf.to_vec(),
             speaks,
+            client_id,
             connection: self.connection_ids.fetch_add(1, Ordering::Relaxed) + 1,
             place,
         });

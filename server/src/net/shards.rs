@@ -37,6 +37,7 @@ use crate::config::{Config, Sends};
 use crate::ingest::Ingest;
 use crate::instruments::Directory;
 use crate::metrics::{Histogram, Metrics};
+use crate::session::sticky::Sticky;
 use crate::session::{Post, Postbox, Terms};
 
 /// Time between two moments at which connections beat: some 30 of 10,000 at each, a fraction of a
@@ -51,6 +52,8 @@ pub struct Adopted {
     pub leftover: Vec<u8>,
     /// What it speaks.
     pub speaks: Speaks,
+    /// What it calls itself in its address, where that counts.
+    pub client_id: Option<Box<str>>,
     /// Its number.
     pub connection: u64,
     /// Its place among `limits.connections`.
@@ -108,6 +111,8 @@ pub struct Shared {
     pub ingest: Arc<Ingest>,
     /// Numbers of instruments.
     pub directory: Arc<Directory>,
+    /// What JSON clients were subscribed to that come back.
+    pub sticky: Arc<Sticky>,
     /// Wall-clock time.
     pub clock: Clock,
     /// How the kernel is handed writes: as set, or what [`available`] made of it.
@@ -469,14 +474,14 @@ fn obey(command: Command, cell: &Rc<Cell>, drain_by: &mut Option<Instant>, conne
             }
         }
         Command::Adopt(adopted) => {
-            let Adopted { stream, leftover, speaks, connection: number, place } = *adopted;
+            let Adopted { stream, leftover, speaks, client_id, connection: number, place } = *adopted;
             cell.alive.set(cell.alive.get() + 1);
             let served = Served { cell: cell.clone(), connections: connections.clone(), _place: place };
             let tcp = match TcpStream::from_std(stream) {
                 Ok(tcp) => tcp,
                 Err(error) => return tracing::warn!(%error, "a socket could not be adopted"),
             };
-            let mut connection = Connection::new(cell.clone(), tcp, speaks, number);
+            let mut connection = Connection::new(cell.clone(), tcp, speaks, client_id.as_deref(), number);
             let opened = connection.open(leftover);
             task::spawn_local(async move {
                 // Dropped with the task, even if that panics.

@@ -7,7 +7,10 @@ use hyper::header::{
     CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderValue, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
     SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Method, Request, StatusCode, Version};
+use hyper::{Method, Request, StatusCode, Uri, Version};
+use percent_encoding::percent_decode_str;
+
+use crate::session::sticky::CLIENT_ID_BYTES_MAX;
 
 /// Most subprotocols of an offer that are looked at.
 const OFFERS_MAX: usize = 8;
@@ -116,6 +119,31 @@ fn choose(headers: &HeaderMap, by_path: Speaks) -> Result<(Speaks, Option<&'stat
     ))
 }
 
+/// What a client calls itself in its address, `?client_id=NAME`.
+///
+/// # Errors
+/// When that is no name.
+pub fn client_id(uri: &Uri) -> Result<Option<Box<str>>, Refused> {
+    let mut names =
+        uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.strip_prefix("client_id="));
+    let Some(name) = names.next() else { return Ok(None) };
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@-".contains(&byte);
+    match percent_decode_str(name).decode_utf8() {
+        Ok(name)
+            if (1..=CLIENT_ID_BYTES_MAX).contains(&name.len())
+                && name.bytes().all(is_part)
+                && names.next().is_none() =>
+        {
+            Ok(Some(name.into()))
+        }
+        _ => Err(refused(
+            StatusCode::BAD_REQUEST,
+            "client_id",
+            "client_id must be there once at most: 1 to 64 characters of A-Z a-z 0-9 . _ : / @ -",
+        )),
+    }
+}
+
 /// The value of a header that must be there exactly once.
 fn single<'a>(headers: &'a HeaderMap, name: &hyper::header::HeaderName) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
@@ -166,6 +194,24 @@ mod tests {
         for (offer, speaks, answer) in cases {
             let request = offer.map_or_else(handshake, |offer| with("sec-websocket-protocol", offer));
             assert_eq!(check(&request, Speaks::D1), Ok((*speaks, *answer)), "{offer:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_may_name_itself_in_its_address() {
+        let named = |uri: &str| client_id(&uri.parse().unwrap());
+        assert_eq!(named("/ws").unwrap(), None);
+        assert_eq!(named("/ws?x=1&client_id=desk-7&token=t").unwrap().as_deref(), Some("desk-7"));
+        assert_eq!(named("/ws?client_id=a%40b.c%3A1").unwrap().as_deref(), Some("a@b.c:1"));
+        let long = format!("/ws?client_id={}", "x".repeat(65));
+        for broken in [
+            "/ws?client_id=",
+            "/ws?client_id=a&client_id=b",
+            "/ws?client_id=a%20b",
+            "/ws?client_id=%ff",
+            &long,
+        ] {
+            assert_eq!(named(broken).unwrap_err().reason, "client_id", "{broken}");
         }
     }
 

@@ -2,7 +2,7 @@
 //! the envelope, because the real client rejects a message that lacks one.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,13 +12,19 @@ use tickcast_compat::d1::{
     Pong, SubscriptionAck,
 };
 use tickcast_compat::parse::{JsonReason, Limits, parse};
-use tickcast_engine::{Delivery, Format, Start, Subscribe};
-use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter};
+use tickcast_engine::{Delivery, Format, Start, Subscribe, SubscribeError};
+use tickcast_protocol::message::Class;
+use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter, registry};
 
+use super::sticky::{Asked, Stay};
 use super::{Desk, Strikes, Terms};
 use crate::config::JsonCase;
 use crate::instruments::Directory;
 use crate::net::websocket::{self, CloseReason};
+
+/// How much earlier than a ping something must have been published to be known to lie before it: it takes a
+/// moment from there to the peer's outbox.
+const UNDER_WAY_NS: u64 = 1_000_000_000;
 
 /// The state of a D1 connection.
 #[derive(Debug)]
@@ -36,6 +42,14 @@ pub struct D1Session {
     subscriptions: BTreeMap<String, Held>,
     /// Subscriptions in the engine, of all keys.
     held: usize,
+    /// What is remembered of the client, if it has a name.
+    stay: Option<Stay>,
+    /// Subscriptions of an earlier connection that are not there again yet.
+    returning: VecDeque<Asked>,
+    /// What they start with: what was published since.
+    since: u64,
+    /// When the ping was sent that waits to be answered, if everything before it had been written.
+    pinged_at: Option<u64>,
 }
 
 /// What one legacy subscription is made of.
@@ -44,23 +58,38 @@ enum Held {
     /// Subscriptions in the engine.
     Live(Vec<SubscriptionId>),
     /// The instrument's number is not known yet: tried again until somebody publishes it.
-    Waiting { subscription_type: String, instrument_id: u64 },
+    Waiting(Asked),
 }
 
 /// A subscription request, in either direction.
 struct Request {
-    subscription_type: String,
-    instrument_id: Option<u64>,
-    symbol: Option<String>,
+    asked: Asked,
     request_id: Option<String>,
+}
+
+/// Why there is no subscription.
+enum Refused {
+    /// Too much of the past waits to be written: it is tried again.
+    Busy,
+    /// As the client is told.
+    Error(D1Error),
 }
 
 impl D1Session {
     /// A session that has not greeted yet.
     #[must_use]
-    pub fn new(terms: Rc<Terms>, connection: u64, case: JsonCase, directory: Arc<Directory>) -> Self {
+    pub fn new(
+        terms: Rc<Terms>,
+        connection: u64,
+        case: JsonCase,
+        directory: Arc<Directory>,
+        stay: Option<Stay>,
+    ) -> Self {
         Self {
-            client_id: format!("client-{:x}-{connection}", terms.boot_id),
+            client_id: match &stay {
+                Some(stay) => stay.name().to_owned(),
+                None => format!("client-{:x}-{connection}", terms.boot_id),
+            },
             strikes: Strikes::default(),
             connected_at: 0,
             last_heard: 0,
@@ -69,14 +98,28 @@ impl D1Session {
             directory,
             subscriptions: BTreeMap::new(),
             held: 0,
+            stay,
+            returning: VecDeque::new(),
+            since: 0,
+            pinged_at: None,
             terms,
         }
     }
 
-    /// Greets: the dashboard stays dead until it knows its client id.
+    /// Greets: the dashboard stays dead until it knows its client id. One that comes back has its subscriptions
+    /// again, and is told so in the greeting.
     pub fn open(&mut self, desk: &mut dyn Desk) {
         self.connected_at = desk.now() as i64;
         self.last_heard = self.connected_at;
+        if let Some(stay) = &self.stay {
+            let memory = stay.memory();
+            if let Some(is_camel) = memory.is_camel {
+                self.follow(Some(if is_camel { Case::Camel } else { Case::Snake }), desk);
+            }
+            self.since = memory.received;
+            self.returning = memory.subscriptions.into();
+            self.restore(desk);
+        }
         self.say_status(desk);
     }
 
@@ -85,34 +128,83 @@ impl D1Session {
         self.say_status(desk);
     }
 
-    /// True while a subscription waits for its instrument to be seen.
-    #[must_use]
-    pub fn is_waiting(&self) -> bool {
-        self.subscriptions.values().any(|held| matches!(held, Held::Waiting { .. }))
+    /// A ping goes out; `is_idle` when all that came before it has been written.
+    pub fn ping(&mut self, is_idle: bool, now: u64) {
+        // A pong may answer several pings: of those that are out, the first counts.
+        if self.stay.is_some() && self.pinged_at.is_none() && is_idle {
+            self.pinged_at = Some(now);
+        }
     }
 
-    /// Tries the subscriptions that wait for their instrument.
+    /// The client has received the ping, and whatever was written before it.
+    pub fn pong(&mut self) {
+        if let (Some(stay), Some(at)) = (&self.stay, self.pinged_at.take()) {
+            stay.has_received(at.saturating_sub(UNDER_WAY_NS));
+        }
+    }
+
+    /// The client closes. With 1000 or 1001 the page has ended or goes elsewhere, and says what it wants when it
+    /// is there again; whatever else is said, the connection is what failed.
+    pub fn leave(&mut self, code: Option<u16>) {
+        if let (Some(stay), Some(1000 | 1001)) = (&mut self.stay, code) {
+            stay.leave_for_good();
+        }
+    }
+
+    /// True while a subscription waits, for its instrument to be seen or for room.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.returning.is_empty() || self.subscriptions.values().any(|held| matches!(held, Held::Waiting(_)))
+    }
+
+    /// Tries the subscriptions that wait.
     pub fn retry(&mut self, desk: &mut dyn Desk) {
+        self.restore(desk);
         let mut found = Vec::new();
         for (key, held) in &self.subscriptions {
-            let Held::Waiting { subscription_type, instrument_id } = held else { continue };
-            if let Some(symbol) = self.directory.symbol_of(*instrument_id) {
-                found.push((key.clone(), subscription_type.clone(), symbol));
+            let Held::Waiting(asked) = held else { continue };
+            if let Some(symbol) = asked.instrument_id.and_then(|id| self.directory.symbol_of(id)) {
+                found.push((key.clone(), asked.clone(), symbol));
             }
         }
-        for (key, subscription_type, symbol) in found {
+        for (key, asked, symbol) in found {
             // It no longer waits, so it must not count twice against the limit.
             self.subscriptions.remove(&key);
             // What made the number known was published before we could subscribe, and is due too.
-            let subscribed = d1::topics_of(&subscription_type, Some(&symbol))
-                .and_then(|filters| self.subscribe_all(filters, Start::Snapshot, desk));
-            match subscribed {
+            match self.subscribe_all(&asked, Some(&symbol), |_| Start::Snapshot, desk) {
                 Ok(ids) => drop(self.subscriptions.insert(key, Held::Live(ids))),
-                Err(error) => {
+                Err(Refused::Busy) => drop(self.subscriptions.insert(key, Held::Waiting(asked))),
+                Err(Refused::Error(error)) => {
+                    self.forget(&key);
                     desk.count_error(error_code(error.code));
                     self.say_error(&error.report(), desk);
                 }
             }
+        }
+    }
+
+    /// Subscribes a client that has come back to what it had, as far as there is room for the past of it.
+    fn restore(&mut self, desk: &mut dyn Desk) {
+        while let Some(asked) = self.returning.pop_front() {
+            let key = key_of(&asked);
+            if self.subscriptions.contains_key(&key) {
+                continue;
+            }
+            match self.begin(&asked, &key, true, desk) {
+                Ok(_) => {}
+                Err(Refused::Busy) => return self.returning.push_front(asked),
+                Err(Refused::Error(error)) => {
+                    self.forget(&key);
+                    desk.count_error(error_code(error.code));
+                    self.say_error(&error.report(), desk);
+                }
+            }
+        }
+    }
+
+    fn forget(&self, key: &str) {
+        if let Some(stay) = &self.stay {
+            stay.remove(key);
         }
     }
 
@@ -168,7 +260,13 @@ impl D1Session {
 
     fn follow(&mut self, case: Option<Case>, desk: &mut dyn Desk) {
         let Some(case) = case else { return };
-        if std::mem::take(&mut self.follow_case) && case != self.case {
+        if !std::mem::take(&mut self.follow_case) {
+            return;
+        }
+        if let Some(stay) = &self.stay {
+            stay.spells(case == Case::Camel);
+        }
+        if case != self.case {
             self.case = case;
             desk.set_format(if case == Case::Camel { Format::D1Camel } else { Format::D1Snake });
         }
@@ -177,12 +275,12 @@ impl D1Session {
     fn handle(&mut self, message: ClientMessage, desk: &mut dyn Desk) {
         match message {
             ClientMessage::Subscribe { subscription_type, instrument_id, symbol, request_id, .. } => {
-                let request = Request { subscription_type, instrument_id, symbol, request_id };
-                self.subscribe(request, desk);
+                let asked = Asked { subscription_type, instrument_id, symbol };
+                self.subscribe(Request { asked, request_id }, desk);
             }
             ClientMessage::Unsubscribe { subscription_type, instrument_id, symbol, request_id, .. } => {
-                let request = Request { subscription_type, instrument_id, symbol, request_id };
-                self.unsubscribe(request, desk);
+                let asked = Asked { subscription_type, instrument_id, symbol };
+                self.unsubscribe(Request { asked, request_id }, desk);
             }
             ClientMessage::Ping { client_time, sequence, .. } => {
                 let now = desk.now() as i64;
@@ -193,45 +291,65 @@ impl D1Session {
     }
 
     fn subscribe(&mut self, request: Request, desk: &mut dyn Desk) {
-        let key = self.key_of(&request);
+        let key = key_of(&request.asked);
         if self.subscriptions.contains_key(&key) {
             return self.acknowledge(request, AckStatus::Subscribed, None, desk);
         }
-        let symbol = match (&request.symbol, request.instrument_id) {
+        // What the client asks for is there before it is restored, and with the past that is owed to it.
+        let returning = self.returning.iter().position(|asked| key_of(asked) == key);
+        match self.begin(&request.asked, &key, returning.is_some(), desk) {
+            Ok(text) => {
+                returning.and_then(|at| self.returning.remove(at));
+                if let Some(stay) = &self.stay {
+                    stay.add(&key, &request.asked);
+                }
+                self.acknowledge(request, AckStatus::Subscribed, text, desk);
+            }
+            // It stays among those that return.
+            Err(Refused::Busy) if returning.is_some() => {
+                self.acknowledge(request, AckStatus::Subscribed, None, desk);
+            }
+            Err(Refused::Busy) => {
+                let error = unavailable(&SubscribeError::Busy);
+                self.refuse(request, error, desk);
+            }
+            Err(Refused::Error(error)) => self.refuse(request, error, desk),
+        }
+    }
+
+    /// Begins a subscription, with what the client has missed if it is `returning`. Nobody may have published its
+    /// number yet: then it stands, and begins when somebody does, which the text says.
+    fn begin(
+        &mut self,
+        asked: &Asked,
+        key: &str,
+        returning: bool,
+        desk: &mut dyn Desk,
+    ) -> Result<Option<String>, Refused> {
+        let symbol = match (&asked.symbol, asked.instrument_id) {
             (Some(symbol), _) => Some(Arc::from(symbol.as_str())),
             (None, Some(id)) => match self.directory.symbol_of(id) {
                 Some(symbol) => Some(symbol),
-                None => return self.wait_for(request, key, id, desk),
+                None => {
+                    // The type is checked now, with a symbol that any type could have.
+                    d1::topics_of(&asked.subscription_type, Some("X")).map_err(Refused::Error)?;
+                    self.check_room(1, desk)?;
+                    self.subscriptions.insert(key.to_owned(), Held::Waiting(asked.clone()));
+                    let text = format!("waiting for instrument {id}, which nobody has published yet");
+                    return Ok(Some(text));
+                }
             },
             (None, None) => None,
         };
-        let subscribed = d1::topics_of(&request.subscription_type, symbol.as_deref())
-            .and_then(|filters| self.subscribe_all(filters, Start::Live, desk));
-        match subscribed {
-            Ok(ids) => {
-                self.subscriptions.insert(key, Held::Live(ids));
-                self.acknowledge(request, AckStatus::Subscribed, None, desk);
-            }
-            Err(error) => self.refuse(request, error, desk),
-        }
+        let since = self.since;
+        let start = |filter: &TopicFilter| if returning { since_then(filter, since) } else { Start::Live };
+        let ids = self.subscribe_all(asked, symbol.as_deref(), start, desk)?;
+        self.subscriptions.insert(key.to_owned(), Held::Live(ids));
+        Ok(None)
     }
 
-    /// Nobody has published this number yet. The subscription stands, and begins when somebody does.
-    fn wait_for(&mut self, request: Request, key: String, instrument_id: u64, desk: &mut dyn Desk) {
-        // The type is checked now, with a symbol that any type could have.
-        let checked =
-            d1::topics_of(&request.subscription_type, Some("X")).and_then(|_| self.check_room(1, desk));
-        if let Err(error) = checked {
-            return self.refuse(request, error, desk);
-        }
-        let subscription_type = request.subscription_type.clone();
-        self.subscriptions.insert(key, Held::Waiting { subscription_type, instrument_id });
-        let text = format!("waiting for instrument {instrument_id}, which nobody has published yet");
-        self.acknowledge(request, AckStatus::Subscribed, Some(text), desk);
-    }
-
-    fn check_room(&self, more: usize, desk: &dyn Desk) -> Result<(), D1Error> {
-        let waiting = self.subscriptions.values().filter(|held| matches!(held, Held::Waiting { .. })).count();
+    fn check_room(&self, more: usize, desk: &dyn Desk) -> Result<(), Refused> {
+        let waiting = self.subscriptions.values().filter(|held| matches!(held, Held::Waiting(_))).count();
         // Several names may stand for one subscription of the engine: names are bounded as well.
         let used = (self.held + waiting).max(self.subscriptions.len());
         if used + more <= self.terms.subscriptions_max {
@@ -242,59 +360,71 @@ impl D1Session {
             "{used} subscriptions are in use and {} is the limit, set by limits.subscriptions",
             self.terms.subscriptions_max
         );
-        Err(D1Error {
+        Err(Refused::Error(D1Error {
             code: ErrorCode::SubscriptionLimit.name(),
             message,
             request_id: None,
             field: String::new(),
-        })
+        }))
     }
 
+    /// Subscribes to every topic that the name stands for, or to none.
     fn subscribe_all(
         &mut self,
-        filters: Vec<TopicFilter>,
-        start: Start,
+        asked: &Asked,
+        symbol: Option<&str>,
+        start: impl Fn(&TopicFilter) -> Start,
         desk: &mut dyn Desk,
-    ) -> Result<Vec<SubscriptionId>, D1Error> {
+    ) -> Result<Vec<SubscriptionId>, Refused> {
+        let filters = d1::topics_of(&asked.subscription_type, symbol).map_err(Refused::Error)?;
         self.check_room(filters.len(), desk)?;
-        let mut ids = Vec::with_capacity(filters.len());
+        if let Some(denied) = filters.iter().find_map(|filter| desk.may_subscribe(filter).err()) {
+            return Err(Refused::Error(D1Error {
+                code: ErrorCode::Forbidden.name(),
+                message: denied.message.to_owned(),
+                request_id: None,
+                field: String::new(),
+            }));
+        }
+        let (mut ids, mut new) = (Vec::with_capacity(filters.len()), Vec::new());
         for filter in filters {
-            if let Err(denied) = desk.may_subscribe(&filter) {
-                return Err(D1Error {
-                    code: ErrorCode::Forbidden.name(),
-                    message: denied.message.to_owned(),
-                    request_id: None,
-                    field: String::new(),
-                });
-            }
-            let request = Subscribe { filter, start: start.clone(), delivery: Delivery::default() };
+            let start = start(&filter);
+            let request = Subscribe { filter, start, delivery: Delivery::default() };
             match desk.subscribe(request, &mut |_| None) {
                 Ok(subscribed) => {
-                    self.held += usize::from(!subscribed.already);
+                    if !subscribed.already {
+                        new.push(subscribed.subscription);
+                    }
                     ids.push(subscribed.subscription);
                 }
                 Err(error) => {
-                    return Err(D1Error {
-                        code: ErrorCode::Unavailable.name(),
-                        message: error.to_string(),
-                        request_id: None,
-                        field: String::new(),
+                    for id in new {
+                        desk.unsubscribe(id, &mut |_| None);
+                    }
+                    return Err(match error {
+                        SubscribeError::Busy => Refused::Busy,
+                        error => Refused::Error(unavailable(&error)),
                     });
                 }
             }
         }
+        self.held += new.len();
         Ok(ids)
     }
 
     fn unsubscribe(&mut self, request: Request, desk: &mut dyn Desk) {
-        let key = self.key_of(&request);
+        let key = key_of(&request.asked);
+        let before = self.returning.len();
+        self.returning.retain(|asked| key_of(asked) != key);
+        let was_returning = self.returning.len() < before;
+        self.forget(&key);
         match self.subscriptions.remove(&key) {
             Some(Held::Live(ids)) => {
                 for id in ids {
                     // Two legacy names may mean one subscription (`alert`, `alerts`): it ends with the last.
                     let still_used = self.subscriptions.values().any(|held| match held {
                         Held::Live(others) => others.contains(&id),
-                        Held::Waiting { .. } => false,
+                        Held::Waiting(_) => false,
                     });
                     if !still_used && desk.unsubscribe(id, &mut |_| None) {
                         self.held = self.held.saturating_sub(1);
@@ -302,19 +432,13 @@ impl D1Session {
                 }
                 self.acknowledge(request, AckStatus::Unsubscribed, None, desk);
             }
-            Some(Held::Waiting { .. }) => self.acknowledge(request, AckStatus::Unsubscribed, None, desk),
+            Some(Held::Waiting(_)) => self.acknowledge(request, AckStatus::Unsubscribed, None, desk),
+            None if was_returning => self.acknowledge(request, AckStatus::Unsubscribed, None, desk),
             None => {
                 // Real clients do this (C-16): tell, and do not hold it against them.
                 let text = format!("there is no subscription {key}");
                 self.acknowledge(request, AckStatus::Failed, Some(text), desk);
             }
-        }
-    }
-
-    fn key_of(&self, request: &Request) -> String {
-        match (&request.symbol, request.instrument_id) {
-            (Some(symbol), None) => format!("{}_{symbol}", request.subscription_type),
-            _ => d1::subscription_key(&request.subscription_type, request.instrument_id),
         }
     }
 
@@ -330,8 +454,8 @@ impl D1Session {
         // The real server makes one up when the client sent none.
         let request_id = request.request_id.or_else(|| Some(format!("req_{}", now / 1_000_000_000)));
         let ack = SubscriptionAck {
-            subscription_type: request.subscription_type,
-            instrument_id: request.instrument_id,
+            subscription_type: request.asked.subscription_type,
+            instrument_id: request.asked.instrument_id,
             status,
             message,
             request_id,
@@ -343,7 +467,12 @@ impl D1Session {
         let status = ConnectionStatus {
             client_id: self.client_id.clone(),
             connected_at: self.connected_at,
-            subscriptions: self.subscriptions.keys().cloned().collect(),
+            subscriptions: self
+                .subscriptions
+                .keys()
+                .cloned()
+                .chain(self.returning.iter().map(key_of))
+                .collect(),
             last_heartbeat: self.last_heard,
             ..ConnectionStatus::default()
         };
@@ -354,6 +483,29 @@ impl D1Session {
     fn say_error(&self, report: &ErrorReport, desk: &mut dyn Desk) {
         let now = desk.now() as i64;
         say(&d1::error(report, self.case, now), desk);
+    }
+}
+
+/// Under what the client knows a subscription.
+fn key_of(asked: &Asked) -> String {
+    match (&asked.symbol, asked.instrument_id) {
+        (Some(symbol), None) => format!("{}_{symbol}", asked.subscription_type),
+        _ => d1::subscription_key(&asked.subscription_type, asked.instrument_id),
+    }
+}
+
+/// What a client has missed: of values, the last ones; of everything else, what was published since `time`.
+fn since_then(filter: &TopicFilter, time: u64) -> Start {
+    let info = filter.type_name().and_then(registry::by_name);
+    if info.is_some_and(|info| info.class == Class::Latest) { Start::Snapshot } else { Start::Since(time) }
+}
+
+fn unavailable(error: &SubscribeError) -> D1Error {
+    D1Error {
+        code: ErrorCode::Unavailable.name(),
+        message: error.to_string(),
+        request_id: None,
+        field: String::new(),
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod d1;
 mod durable;
+pub mod sticky;
 
 use std::sync::Arc;
 
@@ -267,6 +268,27 @@ impl Session {
     #[must_use]
     pub fn has_identity(&self) -> bool {
         matches!(self, Self::Binary(session) if session.has_identity())
+    }
+
+    /// A ping goes out. `is_idle` when nothing waits to be written before or behind it.
+    pub fn ping(&mut self, is_idle: bool, now: u64) {
+        if let Self::D1(session) = self {
+            session.ping(is_idle, now);
+        }
+    }
+
+    /// A ping was answered.
+    pub fn pong(&mut self) {
+        if let Self::D1(session) = self {
+            session.pong();
+        }
+    }
+
+    /// The peer closes the connection, and says why or not.
+    pub fn leave(&mut self, code: Option<u16>) {
+        if let Self::D1(session) = self {
+            session.leave(code);
+        }
     }
 
     /// When time alone asks for a [`Session::send`], in ns UTC.

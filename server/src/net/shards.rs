@@ -484,8 +484,8 @@ fn obey(command: Command, cell: &Rc<Cell>, drain_by: &mut Option<Instant>, conne
             let mut connection = Connection::new(cell.clone(), tcp, speaks, client_id.as_deref(), number);
             let opened = connection.open(leftover);
             task::spawn_local(async move {
-                // Dropped with the task, even if that panics.
-                let _served = served;
+                // Dropped with the task, even if that panics, and behind the connection.
+                let (_served, mut connection) = (served, connection);
                 let end = match opened {
                     Ok(()) => connection.serve().await,
                     Err(end) => end,

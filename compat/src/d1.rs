@@ -26,7 +26,7 @@ mod subscription;
 
 pub use decode::{decode, decode_server};
 pub use encode::{
-    client_message, connection_status, error, event, notice, pong, stream_state, subscription_ack,
+    client_message, connection_status, error, event, history, notice, pong, stream_state, subscription_ack,
 };
 pub use published::decode_published;
 pub use schema::carries;

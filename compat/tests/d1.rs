@@ -11,7 +11,7 @@ use tickcast_compat::d1::{
 };
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::message::{
-    IntervalOrigin, Notice, NoticeKind, Reason, StateReason, StreamState, StreamStatus,
+    History, IntervalOrigin, Kept, Notice, NoticeKind, Reason, StateReason, StreamState, StreamStatus,
 };
 use tickcast_protocol::{Message, registry};
 
@@ -319,6 +319,27 @@ fn notices_are_errors_of_severity_warning() {
     );
     assert_eq!(say(&Notice { kind: NoticeKind::COUNTS, ..notice.clone() }, Case::Snake), None);
     assert_eq!(say(&Notice { kind: NoticeKind(200), ..notice }, Case::Snake), None);
+}
+
+#[test]
+fn a_past_that_is_too_short_is_a_gap() {
+    let kept = |oldest| Kept { stream: 2, oldest, oldest_time: Timestamp(NOW) };
+    let say = |short| {
+        let history = History { subscription: 1, begun: Timestamp(NOW), short };
+        text(d1::history(&history, "alert.BTCUSDT", Case::Snake, NOW))
+    };
+    let in_error = |message: &str, more: &str| {
+        let data = format!(
+            r#""error_code":"DATA_GAP","error_message":"{message}","timestamp":"2026-09-21T14:13:20.000Z","severity":"warning",{more}"reason":"history_gone""#
+        );
+        in_envelope("error", &data, Case::Snake)
+    };
+    assert_eq!(say(vec![]), in_error("what was published before the server began is not kept", ""));
+    let one = "what was published on alert.BTCUSDT before 7 is not kept any more";
+    let about = |topics| format!(r#""topic":"alert.BTCUSDT","oldest":7,"topics":{topics},"#);
+    assert_eq!(say(vec![kept(7)]), in_error(one, &about(1)));
+    let three = format!("{one}, nor all of 2 other topics");
+    assert_eq!(say(vec![kept(7), kept(1), kept(2)]), in_error(&three, &about(3)));
 }
 
 #[test]

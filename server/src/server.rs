@@ -159,15 +159,16 @@ pub fn start_with_clock(
     });
     let shards = Arc::new(Shards::start(engine_shards, &bells, &shared)?);
     let connections_max = config.connections_max(host);
-    let status = Arc::new(Status::new(
-        config.clone(),
+    let status = Arc::new(Status {
+        config: config.clone(),
         connections_max,
         started,
-        metrics.clone(),
-        ingest.clone(),
-        shards.clone(),
-        health.clone(),
-    ));
+        metrics: metrics.clone(),
+        ingest: ingest.clone(),
+        shards: shards.clone(),
+        health: health.clone(),
+        sticky: sticky.clone(),
+    });
     let draining = Arc::new(AtomicBool::new(false));
     let (stop_front, stop) = watch::channel(false);
     let front = FrontParts {

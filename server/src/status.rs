@@ -16,6 +16,7 @@ use crate::health::HealthMonitor;
 use crate::ingest::Ingest;
 use crate::metrics::{Figure, Metrics};
 use crate::net::shards::Shards;
+use crate::session::sticky::Sticky;
 
 /// Limits that are kept on the shards, and the figure of theirs that says how often each was hit.
 const SHARD_LIMITS: &[(&str, &str)] = &[
@@ -28,13 +29,22 @@ const SHARD_LIMITS: &[(&str, &str)] = &[
 
 /// Reads everything there is to tell.
 pub struct Status {
-    config: Arc<Config>,
-    connections_max: usize,
-    started: u64,
-    metrics: Arc<Metrics>,
-    ingest: Arc<Ingest>,
-    shards: Arc<Shards>,
-    health: Arc<HealthMonitor>,
+    /// The settings.
+    pub config: Arc<Config>,
+    /// Most connections, by settings and descriptors.
+    pub connections_max: usize,
+    /// When the server started, in ns UTC.
+    pub started: u64,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The door for publishes.
+    pub ingest: Arc<Ingest>,
+    /// The connections.
+    pub shards: Arc<Shards>,
+    /// Which streams are well.
+    pub health: Arc<HealthMonitor>,
+    /// Clients that come back.
+    pub sticky: Arc<Sticky>,
 }
 
 /// `GET /websocket/status`: the shape of the first trading bots' status, then what is ours.
@@ -74,20 +84,6 @@ struct StreamHealth {
 }
 
 impl Status {
-    /// A view over the running parts.
-    #[must_use]
-    pub fn new(
-        config: Arc<Config>,
-        connections_max: usize,
-        started: u64,
-        metrics: Arc<Metrics>,
-        ingest: Arc<Ingest>,
-        shards: Arc<Shards>,
-        health: Arc<HealthMonitor>,
-    ) -> Self {
-        Self { config, connections_max, started, metrics, ingest, shards, health }
-    }
-
     /// `/websocket/status` as JSON.
     #[must_use]
     pub fn websocket_status(&self) -> String {
@@ -211,6 +207,19 @@ impl Status {
             "Events the slowest shard is behind the ring's cursor.",
             self.ingest.engine().lag(),
         ));
+        let sticky = self.sticky.count();
+        figures.push(gauge(
+            "tickcast_sticky_clients",
+            "Clients with a client_id whose subscriptions are kept, connected or away.",
+            sticky.clients as u64,
+        ));
+        if self.ingest.alerts().is_some() {
+            figures.push(gauge(
+                "tickcast_sticky_unsaved",
+                "Of those, the ones whose newest subscriptions are not on disk yet.",
+                sticky.unsaved as u64,
+            ));
+        }
         figures.extend(self.journal_figures());
         let states = self.ingest.engine().states();
         let others: u64 = StateCounts::STATES[1..].iter().map(|state| states.now(*state)).sum();

@@ -1,5 +1,6 @@
 //! The server is killed under a thousand clients: all are back with their subscriptions, told that the history
-//! began anew, and the alerts of those with an identity are complete.
+//! began anew, and the alerts of those with an identity are complete. Dashboards that subscribe once and never
+//! again go on too, if they have a name.
 
 mod common;
 
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{PATIENCE, tick};
+use common::{PATIENCE, Raw, http, tick};
 use tempfile::TempDir;
 use tickcast_client::{
     Backoff, Client, ClientEvent, ClientOptions, ClientState, Events, GapReason, Identity, Outcome,
@@ -21,6 +22,8 @@ use tickcast_protocol::message::{Durability, Message, Role};
 const CLIENTS: usize = 1_000;
 /// Of those, the ones with an identity.
 const IDENTITIES: usize = 50;
+/// Dashboards of a name each.
+const PAGES: usize = 100;
 /// Before the kill, and again after it.
 const ALERTS: usize = 20;
 
@@ -200,4 +203,63 @@ fn a_thousand_clients_of_a_killed_server_are_back_and_alerts_are_complete() {
         accepted.len()
     });
     println!("{CLIENTS} clients back, {accepted} alerts with each of {IDENTITIES} identities");
+}
+
+/// What a dashboard is greeted with, and itself.
+fn page(port: u16, number: usize) -> (serde_json::Value, Raw) {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+    let mut raw =
+        Raw::connect(address, &format!("/ws/realtime?client_id=page-{number}"), None).expect("upgrades");
+    (raw.next().json()["data"]["subscriptions"].take(), raw)
+}
+
+#[test]
+fn a_hundred_dashboards_of_a_killed_server_go_on_without_subscribing_again() {
+    let directory = TempDir::new().expect("a directory");
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let get = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+        http(([127, 0, 0, 1], port).into(), &request).1
+    };
+    let server = serve(port, directory.path());
+    let subscribed = |number| {
+        let (before, mut raw) = page(port, number);
+        assert_eq!(before, serde_json::json!([]));
+        for name in ["market_data", "alerts"] {
+            raw.send_text(&format!(r#"{{"type":"subscribe","data":{{"subscription_type":"{name}"}}}}"#));
+            assert_eq!(raw.next().json()["data"]["status"], "subscribed");
+        }
+        raw
+    };
+    let pages: Vec<Raw> = (0..PAGES).map(subscribed).collect();
+    let is_saved = |scrape: &str| {
+        scrape.lines().any(|line| line == format!("tickcast_sticky_clients {PAGES}"))
+            && scrape.lines().any(|line| line == "tickcast_sticky_unsaved 0")
+    };
+    let began = std::time::Instant::now();
+    while !is_saved(&get("/metrics")) {
+        assert!(began.elapsed() < PATIENCE, "not on disk: {}", get("/metrics"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop((server, pages));
+
+    let _server = serve(port, directory.path());
+    let mut pages: Vec<Raw> = (0..PAGES)
+        .map(|number| {
+            let (subscriptions, raw) = page(port, number);
+            assert_eq!(subscriptions, serde_json::json!(["alerts", "market_data"]), "page {number}");
+            raw
+        })
+        .collect();
+    let mut publisher = Raw::binary(([127, 0, 0, 1], port).into(), Role::PUBLISHER);
+    publisher.say(&tick("A", "1.5"));
+    for (number, raw) in pages.iter_mut().enumerate() {
+        let told = raw.next().json();
+        assert_eq!(
+            told["data"]["error_code"], "DATA_GAP",
+            "page {number}: what the kill took is said: {told}"
+        );
+        let tick = raw.next().json();
+        assert_eq!(tick["data"]["symbol"], "A", "page {number}: {tick}");
+    }
 }

@@ -97,6 +97,8 @@ table! {
         reader_that_is_many_events_behind_gets_what_its_classes_promise;
     "outbox.bytes" ["outbox.events" = "1048576", "outbox.bytes" = "64KiB"]
         reader_that_is_many_bytes_behind_gets_what_its_classes_promise;
+    "json.sticky_bytes" ["json.sticky_bytes" = "1KiB"]
+        dashboard_away_longest_is_forgotten_for_one_that_is_here;
     "alerts.identities" ["alerts.min_durability" = "disk", "alerts.identities" = "1"]
         identity_past_the_last_is_refused_and_the_connection_stays;
     "alerts.waiting" ["alerts.min_durability" = "disk", "alerts.waiting" = "100"]
@@ -411,6 +413,30 @@ fn peer_that_never_says_hello_is_closed(bench: &mut Bench) {
 fn identify(raw: &mut Raw, identity: &str, token: &str) -> Message {
     raw.say(&Message::Identify(Identify { request: 1, identity: identity.into(), token: token.into() }));
     raw.message()
+}
+
+fn dashboard_away_longest_is_forgotten_for_one_that_is_here(bench: &mut Bench) {
+    let address = bench.server().address();
+    let open = |name: &str| {
+        let mut raw =
+            Raw::connect(address, &format!("/ws/realtime?client_id={name}"), None).expect("upgrades");
+        (raw.next().json()["data"]["subscriptions"].as_array().expect("a list").len(), raw)
+    };
+    let subscribed = |name: &str| {
+        let (_, mut raw) = open(name);
+        raw.send_text(r#"{"type":"subscribe","data":{"subscription_type":"market_data"}}"#);
+        assert_eq!(raw.next().json()["data"]["status"], "subscribed");
+        raw
+    };
+    for name in ["first", "second", "third"] {
+        let open = bench.server().metric("tickcast_connections");
+        drop(subscribed(name));
+        bench.server().wait_until("it has left", |server| server.metric("tickcast_connections") == open);
+    }
+    let _here = subscribed("fourth");
+    assert_eq!(open("first").0, 0, "forgotten");
+    bench.assert_documented("comes back without subscriptions");
+    assert_eq!(open("fourth").0, 1, "who is here is not");
 }
 
 fn identity_past_the_last_is_refused_and_the_connection_stays(bench: &mut Bench) {

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use tickcast_protocol::field::Value;
-use tickcast_protocol::message::{Notice, NoticeKind, StateReason, StreamState, StreamStatus, View};
+use tickcast_protocol::message::{
+    History, Notice, NoticeKind, Reason, StateReason, StreamState, StreamStatus, View,
+};
 
 use super::schema::{self, INTERVAL, Row, Rule};
 use super::{
@@ -172,6 +174,36 @@ pub fn notice(notice: &Notice, topic: &str, case: Case, now: i64) -> Option<Vec<
         }
         _ => None,
     }
+}
+
+/// That the past a client should have does not reach back far enough, as a [`DATA_GAP`] of severity warning:
+/// `topic` is the first of the streams it is about. What is kept of it begins with the sequence `oldest`.
+#[must_use]
+pub fn history(history: &History, topic: &str, case: Case, now: i64) -> Vec<u8> {
+    let message = match history.short.as_slice() {
+        [] => "what was published before the server began is not kept".to_owned(),
+        [kept] => format!("what was published on {topic} before {} is not kept any more", kept.oldest),
+        [kept, others @ ..] => format!(
+            "what was published on {topic} before {} is not kept any more, nor all of {} other topics",
+            kept.oldest,
+            others.len()
+        ),
+    };
+    let report = ErrorReport {
+        code: DATA_GAP.to_owned(),
+        message,
+        request_id: None,
+        severity: ErrorSeverity::Warning,
+        retry_after: None,
+    };
+    error_with(&report, case, now, |data| {
+        if let Some(kept) = history.short.first() {
+            data.text("topic", topic);
+            data.number("oldest", kept.oldest);
+            data.number("topics", history.short.len());
+        }
+        data.text("reason", Reason::HISTORY_GONE.name());
+    })
 }
 
 /// How a stream is, as an error of severity warning: trouble as [`STALE_UPSTREAM`], its end as

@@ -514,8 +514,8 @@ impl Shard {
         matched.collect()
     }
 
-    /// Queues how far back the streams' histories go, if that is not as far as was asked for: of `gone`, and
-    /// of all when the time asked for lies before the epoch.
+    /// Queues how far back the streams' histories go, if that is not as far as was asked for, with the topic of the
+    /// first for formats that know no ids: of `gone`, and of all when the time asked for lies before the epoch.
     fn push_history(&mut self, index: u32, subscription: SubscriptionId, predates: bool, gone: &[StreamId]) {
         let format = self.peers.member(index).format;
         let kept = |id: &StreamId| {
@@ -531,8 +531,10 @@ impl Shard {
         }
         let begun = Timestamp(self.begun as i64);
         for short in parts {
+            let first = short.first().and_then(|kept| self.index.stream(StreamId(kept.stream)));
+            let topic = first.map(|stream| stream.topic.clone());
             let message = Message::History(History { subscription: subscription.0, begun, short });
-            if let Some(bytes) = self.render.control(&message, None, format) {
+            if let Some(bytes) = self.render.control(&message, topic.as_ref(), format) {
                 self.peers.member(index).queue().outbox.push_word(subscription, None, bytes);
             }
         }

@@ -58,6 +58,7 @@ impl Config {
                 line("partial messages", "connections", connections, limits.publisher_bytes as u64),
                 line("handshakes", "in flight", requests, limits.header_bytes as u64),
                 line("publish requests", "in flight", requests, limits.publish_request_bytes as u64),
+                line("sticky clients", "memory", 1, self.json.sticky_bytes as u64),
                 line("scratch", "shards", shards, SHARD_SCRATCH_BYTES),
             ],
             history: BudgetLine {
@@ -164,6 +165,7 @@ mod tests {
                 ("partial messages", 10_000 * 65_536),
                 ("handshakes", 1024 * 16_384),
                 ("publish requests", 1024 * 1_048_576),
+                ("sticky clients", 16 * 1_048_576),
                 ("scratch", 2 * SHARD_SCRATCH_BYTES),
             ]
         );
@@ -181,6 +183,7 @@ mod tests {
   partial messages    625 MiB  10000 connections of 64KiB
   handshakes           16 MiB  1024 in flight of 16KiB
   publish requests      1 GiB  1024 in flight of 1MiB
+  sticky clients       16 MiB  1 memory of 16MiB
   scratch               8 MiB  2 shards of 4MiB
   history             264 KiB  a stream published to, 1000000 streams at most; not in the sum"
         );

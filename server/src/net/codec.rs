@@ -71,6 +71,7 @@ pub fn control(message: &Message, topic: Option<&Topic>, format: Format, now: u6
     let (topic, case) = (topic.map_or("", Topic::as_str), case_of(format));
     let text = match message {
         Message::Notice(notice) => d1::notice(notice, topic, case, now as i64)?,
+        Message::History(history) => d1::history(history, topic, case, now as i64),
         // One at a time: each is about a topic.
         Message::StreamStates(told) => d1::stream_state(told.states.first()?, topic, case, now as i64)?,
         _ => return None,

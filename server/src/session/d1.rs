@@ -13,7 +13,8 @@ use tickcast_compat::d1::{
 };
 use tickcast_compat::parse::{JsonReason, Limits, parse};
 use tickcast_engine::{Delivery, Format, Start, Subscribe, SubscribeError};
-use tickcast_protocol::message::Class;
+use tickcast_protocol::field::Timestamp;
+use tickcast_protocol::message::{Class, History};
 use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter, registry};
 
 use super::sticky::{Asked, Stay};
@@ -116,9 +117,18 @@ impl D1Session {
             if let Some(is_camel) = memory.is_camel {
                 self.follow(Some(if is_camel { Case::Camel } else { Case::Snake }), desk);
             }
-            self.since = memory.received;
+            let begun = desk.begun();
+            self.since = memory.received.max(begun);
             self.returning = memory.subscriptions.into();
+            let outlived = !self.returning.is_empty() && memory.received < begun;
             self.restore(desk);
+            self.say_status(desk);
+            if outlived {
+                let begun = Timestamp(begun as i64);
+                let history = History { subscription: 0, begun, short: Vec::new() };
+                say(&d1::history(&history, "", self.case, desk.now() as i64), desk);
+            }
+            return;
         }
         self.say_status(desk);
     }

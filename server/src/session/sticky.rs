@@ -80,9 +80,21 @@ struct Client {
     connections: usize,
     /// When the last of them left.
     left_at: u64,
-    /// Other than on disk.
+    /// Other than what was last handed to the journal.
     is_changed: bool,
+    /// The journal has not answered yet.
+    is_saving: bool,
+    /// The journal has, or may have, a note of it.
     is_on_disk: bool,
+}
+
+/// How many clients are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// With a name, here or away.
+    pub clients: usize,
+    /// Of those, the ones whose newest subscriptions are not on disk yet.
+    pub unsaved: usize,
 }
 
 /// A connection that has a name. Dropping it starts the time that the name is kept.
@@ -229,8 +241,9 @@ impl Sticky {
         let Some(alerts) = alerts else { return };
         let mut notes = Vec::new();
         for (name, client) in &mut clients.by_name {
-            if std::mem::take(&mut client.is_changed) {
-                client.is_on_disk = true;
+            // One at a time: an older note must not be the last.
+            if client.is_changed && !client.is_saving {
+                (client.is_changed, client.is_saving, client.is_on_disk) = (false, true, true);
                 notes.push((Arc::clone(name), client.note()));
             }
         }
@@ -243,13 +256,17 @@ impl Sticky {
         }
         for (name, note) in notes {
             let (sticky, of) = (Arc::downgrade(self), Arc::clone(&name));
-            let kept = Box::new(move |kept: Result<(), _>| {
-                if kept.is_err() {
-                    retry(&sticky, &of);
-                }
-            });
+            let kept = Box::new(move |kept: Result<(), _>| saved(&sticky, &of, kept.is_ok()));
             alerts.remember(&name, Some(note), now, kept);
         }
+    }
+
+    /// How many clients are known.
+    #[must_use]
+    pub fn count(&self) -> Count {
+        let clients = self.clients();
+        let is_unsaved = |client: &&Client| client.is_changed || client.is_saving;
+        Count { clients: clients.by_name.len(), unsaved: clients.by_name.values().filter(is_unsaved).count() }
     }
 
     fn is_over(&self, client: &Client, now: u64) -> bool {
@@ -261,12 +278,13 @@ impl Sticky {
     }
 }
 
-/// A note did not come to disk: it is tried again with the next tick.
-fn retry(sticky: &Weak<Sticky>, name: &Arc<str>) {
+/// A note is on disk, or it is tried again with the next tick.
+fn saved(sticky: &Weak<Sticky>, name: &Arc<str>, is_on_disk: bool) {
     if let Some(sticky) = sticky.upgrade()
         && let Some(client) = sticky.clients().by_name.get_mut(name)
     {
-        client.is_changed = true;
+        client.is_saving = false;
+        client.is_changed |= !is_on_disk;
     }
 }
 
@@ -350,5 +368,129 @@ impl Drop for Stay {
         if client.connections == 0 && (self.for_good || client.subscriptions.is_empty()) {
             clients.remove(&self.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    const GRACE: u64 = 100;
+
+    struct Bench {
+        sticky: Arc<Sticky>,
+        now: Arc<AtomicU64>,
+    }
+
+    impl Bench {
+        fn new(bytes_max: usize) -> Self {
+            let now = Arc::new(AtomicU64::new(1_000));
+            let read = now.clone();
+            let clock = Clock::new(move || read.load(Ordering::Relaxed));
+            Self { sticky: Arc::new(Sticky::new(GRACE, bytes_max, Arc::default(), clock)), now }
+        }
+
+        fn pass(&self, time: u64) {
+            self.now.fetch_add(time, Ordering::Relaxed);
+        }
+
+        fn enter(&self, name: &str) -> Stay {
+            self.sticky.enter(name).expect("names are kept")
+        }
+
+        fn count(&self, name: &str) -> usize {
+            let clients = self.sticky.clients();
+            let sum: usize = clients.by_name.iter().map(|(name, client)| client.bytes(name)).sum();
+            assert_eq!(clients.bytes, sum, "every byte is charged once");
+            assert!(clients.bytes <= self.sticky.bytes_max);
+            clients.by_name.get(name).map_or(0, |client| client.subscriptions.len())
+        }
+    }
+
+    fn asked(symbol: &str) -> Asked {
+        Asked { subscription_type: "alerts".into(), instrument_id: None, symbol: Some(symbol.into()) }
+    }
+
+    #[test]
+    fn subscriptions_are_kept_for_as_long_as_is_said() {
+        let bench = Bench::new(10_000);
+        let stay = bench.enter("a");
+        stay.add("A", &asked("A"));
+        stay.add("A", &asked("A"));
+        stay.add("B", &asked("B"));
+        stay.remove("A");
+        stay.remove("A");
+        assert_eq!(bench.count("a"), 1);
+        bench.pass(10 * GRACE);
+        bench.sticky.tick(None);
+        assert_eq!(bench.count("a"), 1, "it is here");
+        drop(stay);
+        bench.pass(GRACE);
+        bench.sticky.tick(None);
+        assert_eq!(bench.enter("a").memory().subscriptions, [asked("B")]);
+        bench.pass(GRACE + 1);
+        // Whether or not somebody has looked since.
+        assert!(bench.enter("a").memory().subscriptions.is_empty());
+        bench.sticky.tick(None);
+        assert_eq!(bench.count("a"), 0);
+        assert_eq!(bench.sticky.clients().bytes, 0, "who had nothing is not kept");
+    }
+
+    #[test]
+    fn what_was_received_is_the_newest_that_is_known() {
+        let bench = Bench::new(10_000);
+        let stay = bench.enter("a");
+        assert_eq!(stay.memory().received, 1_000, "what came before it is not owed");
+        stay.has_received(1_005);
+        stay.has_received(1_003);
+        stay.add("A", &asked("A"));
+        drop(stay);
+        bench.pass(GRACE);
+        assert_eq!(bench.enter("a").memory().received, 1_005);
+    }
+
+    #[test]
+    fn a_name_with_two_connections_is_kept_until_the_last_has_left() {
+        let bench = Bench::new(10_000);
+        let (mut one, two) = (bench.enter("a"), bench.enter("a"));
+        one.add("A", &asked("A"));
+        one.leave_for_good();
+        drop(one);
+        bench.pass(10 * GRACE);
+        bench.sticky.tick(None);
+        assert_eq!(two.memory().subscriptions.len(), 1);
+        let mut three = bench.enter("a");
+        drop(two);
+        three.leave_for_good();
+        drop(three);
+        assert_eq!(bench.count("a"), 0);
+    }
+
+    #[test]
+    fn who_is_here_is_never_forgotten_for_another() {
+        let each = OVERHEAD_BYTES + 1 + asked("A").bytes("A");
+        let bench = Bench::new(2 * each);
+        let (old, here) = (bench.enter("o"), bench.enter("h"));
+        old.add("A", &asked("A"));
+        here.add("A", &asked("A"));
+        drop(old);
+        let new = bench.enter("n");
+        assert_eq!((bench.count("o"), bench.count("h")), (0, 1));
+        new.add("A", &asked("A"));
+        assert_eq!((bench.count("n"), bench.count("h")), (1, 1));
+        // Nobody is away: there is no room, and nothing breaks.
+        let late = bench.enter("l");
+        late.add("A", &asked("A"));
+        new.add("B", &asked("B"));
+        assert_eq!((bench.count("l"), bench.count("n"), bench.count("h")), (0, 1, 1));
+        drop(new);
+        let again = bench.enter("l");
+        again.add("A", &asked("A"));
+        drop(late);
+        bench.pass(10 * GRACE);
+        bench.sticky.tick(None);
+        assert_eq!(bench.count("l"), 1, "the connection that found no room does not count");
     }
 }

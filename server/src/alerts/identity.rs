@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::RandomState;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -171,6 +171,11 @@ impl Identity {
         }
     }
 
+    fn filters(&self) -> Vec<TopicFilter> {
+        let wishes = self.wishes.read().unwrap_or_else(PoisonError::into_inner);
+        wishes.iter().map(|wish| wish.filter.clone()).collect()
+    }
+
     pub(super) fn wants(&self, topic: &Topic, attributes: &Attributes) -> bool {
         let wishes = self.wishes.read().unwrap_or_else(PoisonError::into_inner);
         self.is_kept.load(Ordering::Acquire) && wishes.iter().any(|wish| wish.wants(topic, attributes))
@@ -218,41 +223,62 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// All identities, by name.
+/// All identities: by name, and by what they want.
 #[derive(Default)]
-pub struct Identities(RwLock<HashMap<RecipientId, Arc<Identity>>>);
+pub struct Identities {
+    by_name: RwLock<HashMap<RecipientId, Arc<Identity>>>,
+    /// Under each [`shelf`], those with a subscription there. Who stands on one may not want a message after
+    /// all; who stands on none of a message's does not.
+    shelves: RwLock<HashMap<String, Shelf>>,
+}
+
+type Shelf = HashMap<RecipientId, Arc<Identity>>;
+
+/// Where a subscription is looked for: under its topic, if it names one; else under its type, or under `**`.
+fn shelf(filter: &TopicFilter) -> &str {
+    if filter.as_topic().is_some() { filter.as_str() } else { filter.type_name().unwrap_or("**") }
+}
 
 impl Identities {
     /// The one of this name.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Identity>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.by_name().get(name).cloned()
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).len()
+        self.by_name().len()
     }
 
     /// Adds one, unless there are `max` or one of its name; then says which.
     pub(super) fn add(&self, identity: Arc<Identity>, max: usize) -> Result<(), Option<Arc<Identity>>> {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = all.get(&identity.name) {
             return Err(Some(Arc::clone(known)));
         }
         if all.len() >= max {
             return Err(None);
         }
-        all.insert(identity.name.clone(), identity);
+        all.insert(identity.name.clone(), Arc::clone(&identity));
+        drop(all);
+        for filter in identity.filters() {
+            self.file(&identity, &filter);
+        }
         Ok(())
     }
 
     /// Takes one out, unless another has its name by now.
     pub(super) fn remove(&self, identity: &Arc<Identity>) {
-        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if all.get(&identity.name).is_some_and(|known| Arc::ptr_eq(known, identity)) {
-            all.remove(&identity.name);
+        let mut all = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        if !all.get(&identity.name).is_some_and(|known| Arc::ptr_eq(known, identity)) {
+            return;
+        }
+        all.remove(&identity.name);
+        drop(all);
+        for filter in identity.filters() {
+            self.take_from(shelf(&filter), identity);
         }
     }
 
@@ -261,11 +287,51 @@ impl Identities {
         self.find(&identity.name).is_some_and(|known| Arc::ptr_eq(&known, identity))
     }
 
+    /// An identity has a subscription from now on. To be called behind [`Identity::add`].
+    pub(super) fn file(&self, identity: &Arc<Identity>, filter: &TopicFilter) {
+        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        let shelf = shelves.entry(shelf(filter).to_owned()).or_default();
+        shelf.insert(identity.name.clone(), Arc::clone(identity));
+    }
+
+    /// An identity may have lost a subscription. To be called behind what took it away.
+    pub(super) fn unfile(&self, identity: &Arc<Identity>, filter: &TopicFilter) {
+        if !identity.filters().iter().any(|other| shelf(other) == shelf(filter)) {
+            self.take_from(shelf(filter), identity);
+        }
+    }
+
+    fn take_from(&self, name: &str, identity: &Arc<Identity>) {
+        let mut shelves = self.shelves.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(shelf) = shelves.get_mut(name) else { return };
+        if shelf.get(&identity.name).is_some_and(|known| Arc::ptr_eq(known, identity)) {
+            shelf.remove(&identity.name);
+        }
+        if shelf.is_empty() {
+            shelves.remove(name);
+        }
+    }
+
     /// Everyone who wants a message, by what it is about.
     pub(super) fn audience(&self, topic: &Topic, attributes: &Attributes) -> Vec<RecipientId> {
-        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let wanting = all.values().filter(|identity| identity.wants(topic, attributes));
-        wanting.map(|identity| identity.name.clone()).collect()
+        let shelves = self.shelves.read().unwrap_or_else(PoisonError::into_inner);
+        let mut audience = Vec::new();
+        for name in [topic.as_str(), topic.type_name(), "**"] {
+            let wanting = shelves.get(name).into_iter().flat_map(HashMap::values);
+            audience.extend(
+                wanting
+                    .filter(|identity| identity.wants(topic, attributes))
+                    .map(|identity| identity.name.clone()),
+            );
+        }
+        // Several subscriptions of one identity may match.
+        audience.sort_unstable();
+        audience.dedup();
+        audience
+    }
+
+    fn by_name(&self) -> RwLockReadGuard<'_, HashMap<RecipientId, Arc<Identity>>> {
+        self.by_name.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -288,6 +354,54 @@ mod tests {
         for name in ["", "two words", "é", "a\n", &"x".repeat(65)] {
             assert!(!is_name(name), "{name:?}");
         }
+    }
+
+    #[test]
+    fn an_audience_is_everyone_who_wants_a_message_whatever_came_and_went_before() {
+        let hasher = RandomState::new();
+        let filters = ["risk_alert.A", "risk_alert.B", "risk_alert.*", "alert.**", "**"];
+        let filters: Vec<_> =
+            filters.iter().map(|text| TopicFilter::parse(text).expect("a filter")).collect();
+        let topics = ["risk_alert.A", "risk_alert.B", "risk_alert.A.x", "alert.A", "trade_executed.42"];
+        let topics: Vec<_> = topics.iter().map(|text| Topic::parse(text).expect("a topic")).collect();
+        let identities = Identities::default();
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut audiences = 0;
+        for _ in 0..2_000 {
+            let name = format!("desk-{}", random.u8(..6));
+            let filter = &filters[random.usize(..filters.len())];
+            match (identities.find(&name), random.u8(..8)) {
+                (None, _) => {
+                    let identity = Identity::new(&name, "");
+                    identity.is_kept.store(true, Ordering::Release);
+                    assert!(identities.add(Arc::new(identity), 6).is_ok());
+                }
+                (Some(identity), 0) => identities.remove(&identity),
+                (Some(identity), 1..=3) => {
+                    identity.remove(filter, None);
+                    identities.unfile(&identity, filter);
+                }
+                (Some(identity), _) => {
+                    identity.add(Wish::new(filter.clone(), None, &hasher));
+                    identities.file(&identity, filter);
+                }
+            }
+            for topic in &topics {
+                let all = identities.by_name();
+                let mut wanted: Vec<_> =
+                    all.values().filter(|one| one.wants(topic, &Attributes::default())).collect();
+                wanted.sort_unstable_by_key(|one| one.name.clone());
+                let found = identities.audience(topic, &Attributes::default());
+                assert!(found.iter().eq(wanted.iter().map(|one| &one.name)), "{topic}: {found:?}");
+                audiences += found.len();
+            }
+        }
+        assert!(audiences > 10_000, "there were some: {audiences}");
+        let all: Vec<_> = identities.by_name().values().cloned().collect();
+        for identity in &all {
+            identities.remove(identity);
+        }
+        assert!(identities.shelves.read().unwrap().is_empty(), "nobody is left behind");
     }
 
     #[test]

@@ -331,9 +331,13 @@ impl Alerts {
             return answer(Err(Refusal::new(ErrorCode::SubscriptionLimit, "filter", text)));
         }
         let note = identity.add(wish);
-        let of = Arc::clone(identity);
+        self.identities.file(identity, &filter);
+        let (identities, of) = (Arc::clone(&self.identities), Arc::clone(identity));
         let kept = Box::new(move |kept: Result<(), Unavailable>| {
             of.settle(&filter, predicate.as_ref(), kept.is_ok());
+            if kept.is_err() {
+                identities.unfile(&of, &filter);
+            }
             answer(kept.map_err(|error| unavailable(&error)));
         });
         self.journal.note(identity.name().clone(), note, kept);
@@ -346,6 +350,7 @@ impl Alerts {
             return;
         }
         let note = ticket.identity.remove(filter, predicate);
+        self.identities.unfile(&ticket.identity, filter);
         // Written late or not at all, the identity gets more than it wants, and not less.
         self.journal.note(ticket.identity.name().clone(), note, Box::new(drop));
     }

@@ -348,6 +348,7 @@ impl FrontParts {
             turned_away: Arc::new(AtomicUsize::new(0)),
             draining: self.draining,
             connection_ids: AtomicU64::new(0),
+            questions: Front::questions(),
         });
         runtime.block_on(async {
             let listener = match tokio::net::TcpListener::from_std(self.listener) {

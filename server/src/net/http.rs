@@ -16,7 +16,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use percent_encoding::percent_decode_str;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task;
 use tokio::time::timeout;
 
@@ -31,6 +31,9 @@ use crate::metrics::Metrics;
 use crate::publish_api;
 use crate::status::Status;
 
+/// Questions to the journal under way at once; others wait. Its thread answers them between commits, and a list of
+/// all identities takes as long as many publishes.
+const QUESTIONS_MAX: usize = 4;
 /// How long an accepted handshake may take to hand its socket over.
 const UPGRADE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -62,9 +65,17 @@ pub struct Front {
     pub draining: Arc<AtomicBool>,
     /// The last connection's number.
     pub connection_ids: AtomicU64,
+    /// See [`Front::questions`].
+    pub questions: Semaphore,
 }
 
 impl Front {
+    /// Turns of requests that ask the journal something.
+    #[must_use]
+    pub fn questions() -> Semaphore {
+        Semaphore::new(QUESTIONS_MAX)
+    }
+
     /// Answers one request; never fails, so that the connection always gets a response.
     pub async fn handle(self: Rc<Self>, request: Request<Incoming>, place: Rc<Place>) -> Answer {
         let answer = self.route(request, place).await;
@@ -138,6 +149,7 @@ impl Front {
                 "id and publisher are UTF-8, percent-encoded",
             );
         };
+        let _turn = self.questions.acquire().await;
         let (sender, answer) = oneshot::channel();
         // Nobody listens any more when the request was given up.
         alerts.status(&publisher, &id, Box::new(move |status| drop(sender.send(status))));
@@ -171,6 +183,7 @@ impl Front {
     /// Every identity, with how much waits for it.
     async fn identities(&self) -> Answer {
         let Some(alerts) = self.ingest.alerts() else { return no_journal() };
+        let _turn = self.questions.acquire().await;
         let (sender, answer) = oneshot::channel();
         alerts.waiting(Box::new(move |waiting| drop(sender.send(waiting))));
         match answer.await {
@@ -200,6 +213,7 @@ impl Front {
                 "an identity is UTF-8, percent-encoded",
             );
         };
+        let _turn = self.questions.acquire().await;
         let (sender, answer) = oneshot::channel();
         alerts.forget(&name, self.ingest.now(), Box::new(move |forgotten| drop(sender.send(forgotten))));
         match answer.await {

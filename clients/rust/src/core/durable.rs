@@ -115,10 +115,10 @@ impl Core {
         self.durable.told.len()
     }
 
-    /// Acknowledgements that this connection can still say.
+    /// Acknowledgements that wait to be said, on this connection or, where there is none now, on the next.
     #[must_use]
     pub fn acknowledgements_due(&self) -> usize {
-        if self.durable.is_known { self.durable.due.len() } else { 0 }
+        self.durable.due.len()
     }
 
     /// True when nothing has to be waited for before subscribing.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use tickcast_protocol::message::{Ack, Deliver, Identified, Identify, Span, View};
-use tickcast_protocol::{CloseCode, DecodeError, ErrorCode, Frame, Header, Message, Topic};
+use tickcast_protocol::{BootId, CloseCode, DecodeError, ErrorCode, Frame, Header, Message, Topic};
 
 use super::event::{ClientEvent, Close, ServerError};
 use super::{Core, Request};
@@ -92,6 +92,10 @@ pub(super) struct Durable {
     settled: BTreeMap<u64, i64>,
     /// Acknowledged and not yet sent.
     due: BTreeSet<u64>,
+    /// The last ones that were sent, to this run of the server: at most [`SPANS_MAX`].
+    said: BTreeSet<u64>,
+    /// The run of the server that is meant.
+    boot_id: Option<BootId>,
 }
 
 impl Core {
@@ -141,7 +145,19 @@ impl Core {
             self.stats.ignored += 1;
             return;
         }
-        let Identified { identity, token, durability, .. } = identified;
+        let Identified { identity, token, durability, window, .. } = identified;
+        let boot_id = self.server.as_ref().map(|server| server.boot_id);
+        if self.durable.boot_id == boot_id {
+            // What was said last may have arrived behind this connection, and does not count then. Of what came
+            // before, the server has heard: it sends no further ahead.
+            self.durable.due.extend(self.durable.said.iter().rev().take(window as usize));
+        } else {
+            // A server that lost its journal gives positions anew. What still waits comes again, and is known by
+            // when it was accepted.
+            self.durable.due.clear();
+            self.durable.said.clear();
+        }
+        self.durable.boot_id = boot_id;
         if let Some(known) = &mut self.options.identity {
             known.token.clone_from(&token);
         }
@@ -223,6 +239,10 @@ impl Core {
                 _ => spans.push(Span { from: position, through: position }),
             }
             self.durable.due.pop_first();
+            self.durable.said.insert(position);
+            if self.durable.said.len() > SPANS_MAX {
+                self.durable.said.pop_first();
+            }
         }
         Some(tickcast_protocol::frame::encode(&Ack { through: 0, spans }.into()))
     }

@@ -12,6 +12,7 @@ use tickcast_protocol::{ErrorCode, TopicFilter, codec, registry};
 
 use super::*;
 
+mod durable;
 mod states;
 
 const MS: u64 = 1_000_000;

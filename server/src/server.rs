@@ -157,7 +157,7 @@ pub fn start_with_clock(
     });
     let shards = Arc::new(Shards::start(engine_shards, &bells, &shared)?);
     let connections_max = config.connections_max(host);
-    let status = Arc::new(Status::new(
+    let status = Status::new(
         config.clone(),
         connections_max,
         started,
@@ -165,8 +165,8 @@ pub fn start_with_clock(
         ingest.clone(),
         shards.clone(),
         health.clone(),
-        books.as_ref().map(|books| books.stats().clone()),
-    ));
+    );
+    let status = Arc::new(status.with_books(books.as_ref().map(|books| books.stats().clone())));
     let draining = Arc::new(AtomicBool::new(false));
     let (stop_front, stop) = watch::channel(false);
     let front = FrontParts {

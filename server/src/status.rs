@@ -86,9 +86,14 @@ impl Status {
         ingest: Arc<Ingest>,
         shards: Arc<Shards>,
         health: Arc<HealthMonitor>,
-        books: Option<Arc<BookStats>>,
     ) -> Self {
-        Self { config, connections_max, started, metrics, ingest, shards, health, books }
+        Self { config, connections_max, started, metrics, ingest, shards, health, books: None }
+    }
+
+    /// The same, with what the thread that keeps books counts, where there is one.
+    #[must_use]
+    pub fn with_books(self, books: Option<Arc<BookStats>>) -> Self {
+        Self { books, ..self }
     }
 
     /// `/websocket/status` as JSON.

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The order is that of [`crate::wake`], with `newest` in the cursor's place: the publisher stores it before
-//! its swap, the tap loads it after its own.
+//! its swap, the tap loads it after its own. That is what `no_wakeup_is_lost` explores (`tests/loom_wake.rs`).
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;

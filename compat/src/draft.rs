@@ -82,7 +82,13 @@ impl<'a> Draft<'a> {
         for name in self.info.key {
             // As in the bytes: only the last field may have dots of its own.
             let is_last = self.info.key.last() == Some(name);
-            let text = self.key_text(name).filter(|text| is_key(text) && (is_last || !text.contains('.')));
+            let is_whole = is_number(self.info, name);
+            let text = self.key_text(name).filter(|text| {
+                is_key(text)
+                    && (is_last || !text.contains('.'))
+                    // A number is in the topic as its digits, however it may be written elsewhere.
+                    && (!is_whole || text.parse::<u64>().is_ok_and(|number| number.to_string() == *text))
+            });
             let Some(text) = text else {
                 return Err(FieldError::new(*name, FieldReason::Key));
             };
@@ -95,6 +101,13 @@ impl<'a> Draft<'a> {
             .map_err(|_| FieldError::new(*self.info.key.last().unwrap_or(&""), FieldReason::Key))?;
         Ok((message, topic))
     }
+}
+
+/// True for a key field that is a whole number.
+pub(crate) fn is_number(info: &TypeInfo, name: &str) -> bool {
+    info.record
+        .position(name)
+        .is_some_and(|at| matches!(info.record.fields[at].kind, Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64))
 }
 
 /// The field that says when a message's event happened: `ts` or `calculated_at`, where it is required.

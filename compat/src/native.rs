@@ -16,7 +16,7 @@ use tickcast_protocol::message::{Durability, View};
 use tickcast_protocol::{Class, Header, Message, Topic, registry};
 
 use crate::case::Case;
-use crate::draft::{Draft, is_null};
+use crate::draft::{Draft, is_null, is_number};
 use crate::parse::{bounded, quoted};
 use crate::write::{self, Object};
 
@@ -119,7 +119,10 @@ pub fn native_decode(input: &Input<'_>, now: i64) -> Result<NativeMessage, Nativ
     draft.fill_time(ts, now);
     let parts = stated.as_ref().map(|topic| key_parts(topic, info)).transpose()?;
     for (name, part) in info.key.iter().zip(parts.iter().flatten()) {
-        draft.fill(name, || Input::Text(Cow::Owned((*part).to_owned())));
+        draft.fill(name, || match is_number(info, name) {
+            true => Input::Number(part),
+            false => Input::Text(Cow::Owned((*part).to_owned())),
+        });
     }
     let (message, topic) = draft.build().map_err(|error| at("data", error))?;
     for (name, part) in info.key.iter().zip(parts.iter().flatten()) {

@@ -63,6 +63,27 @@ fn every_data_type_reads_what_was_written() {
 }
 
 #[test]
+fn a_key_field_that_is_a_number_is_in_the_topic_as_its_digits() {
+    let view = |topic: &str, data: &str| {
+        let text =
+            format!(r#"{{"type":"partial_book","topic":{topic},"data":{{"book_sequence":1,{data}}}}}"#);
+        read(&text).map(|read| read.topic.to_string()).map_err(|error| error.field)
+    };
+    let topic = Ok("partial_book.10.BTC".to_owned());
+    assert_eq!(view("null", r#""depth":10,"symbol":"BTC""#), topic);
+    assert_eq!(view(r#""partial_book.10.BTC""#, r#""symbol":"BTC""#), topic);
+    for (topic, data, field) in [
+        ("null", r#""depth":10.0,"symbol":"BTC""#, "data.depth"),
+        ("null", r#""depth":1e1,"symbol":"BTC""#, "data.depth"),
+        (r#""partial_book.010.BTC""#, r#""symbol":"BTC""#, "data.depth"),
+        (r#""partial_book.x.BTC""#, r#""symbol":"BTC""#, "data.depth"),
+        (r#""partial_book.10.BTC""#, r#""depth":11,"symbol":"BTC""#, "data.depth"),
+    ] {
+        assert_eq!(view(topic, data), Err(field.to_owned()), "{topic} {data}");
+    }
+}
+
+#[test]
 fn a_topic_fills_the_key_fields_and_they_make_the_topic() {
     for (text, topic) in [
         (r#"{"type":"market_data","data":{"symbol":"BTC","price":1}}"#, "market_data.BTC"),

@@ -78,6 +78,24 @@ pub enum BookError {
     },
 }
 
+impl Top<'_> {
+    /// The checksum that [`Book::checksum`] has of a book whose best levels these are.
+    #[must_use]
+    pub fn checksum(&self) -> u32 {
+        let mut sum = Crc::new();
+        for side in [self.bids, self.asks] {
+            let levels = best(side, CHECKSUM_LEVELS);
+            sum.add(&[levels.len() as u8]);
+            for value in levels.iter().flat_map(|level| [level.price, level.quantity]) {
+                let value = value.trimmed();
+                sum.add(&value.mantissa().to_le_bytes());
+                sum.add(&value.exponent().to_le_bytes());
+            }
+        }
+        sum.finish()
+    }
+}
+
 impl Default for Book {
     fn default() -> Self {
         Self { bids: Vec::new(), asks: Vec::new(), depth: BOOK_LEVELS_MAX, is_sound: false }
@@ -162,17 +180,7 @@ impl Book {
     /// same value, however many zeros they end with.
     #[must_use]
     pub fn checksum(&self) -> u32 {
-        let mut sum = Crc::new();
-        for side in [&self.bids, &self.asks] {
-            let levels = best(side, CHECKSUM_LEVELS);
-            sum.add(&[levels.len() as u8]);
-            for value in levels.iter().flat_map(|level| [level.price, level.quantity]) {
-                let value = value.trimmed();
-                sum.add(&value.mantissa().to_le_bytes());
-                sum.add(&value.exponent().to_le_bytes());
-            }
-        }
-        sum.finish()
+        self.top(CHECKSUM_LEVELS).checksum()
     }
 
     fn try_apply(&mut self, message: &OrderBook) -> Result<usize, BookError> {

@@ -146,6 +146,14 @@ pub enum FieldReason {
         /// The bounds, in words.
         expected: &'static str,
     },
+    /// A number outside the bounds of its type's row in the table.
+    #[error("must be {min} to {max}")]
+    Bounds {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
     /// Not an exact decimal.
     #[error("{0}")]
     Decimal(#[from] DecimalError),

@@ -11,7 +11,7 @@ use std::cmp::Ordering;
 
 use crate::decimal::Decimal;
 use crate::field::{Blob, Json, Map, Timestamp};
-use crate::registry::{Base, Raise, When};
+use crate::registry::{Base, Bound, Raise, When};
 use crate::table::{messages, names, record};
 
 /// How a message is delivered; later variants are stricter.
@@ -1531,6 +1531,35 @@ messages! {
         outcome: DeliveryOutcome, "name";
         /// When that was.
         ts: Timestamp, "ns UTC";
+    }
+
+    /// The best levels of an order book, whole in each message: made by the server from the deltas of
+    /// `order_book`, for whoever wants no more than to look at them (section 16).
+    132 version 1 "partial_book" PartialBook / ArchivedPartialBook Latest
+    key [depth symbol] conflate [symbol] attributes [Symbol = symbol Venue = venue] raise [] any_of []
+    bounds [
+        Bound::Within { field: "depth", min: 1, max: 100 },
+        Bound::AtMost { list: "bids", field: "depth" },
+        Bound::AtMost { list: "asks", field: "depth" }
+    ] {
+        /// The instrument, as the book calls it.
+        symbol: String, "symbol";
+        /// Time of the book.
+        ts: Timestamp, "ns UTC";
+        /// Most levels of a side; there are fewer where the book has fewer.
+        depth: u32, "levels";
+        /// What buyers offer, highest price first.
+        bids: Vec<Level>, "list";
+        /// What sellers ask, lowest price first.
+        asks: Vec<Level>, "list";
+        /// Sequence, on the stream of the book, of the last message that is in it.
+        book_sequence: u64, "sequence";
+        /// Checksum as of an order book, over these levels.
+        checksum: Option<u32>, "CRC-32";
+        /// The venue.
+        venue: Option<String>, "text";
+        /// Its number in legacy systems.
+        instrument_id: Option<u32>, "id";
     }
 
     /// A message of a type that this table does not know: its own name, opaque content.

@@ -28,7 +28,8 @@ pub struct TypeInfo {
     pub class: Class,
     /// Its fields.
     pub record: &'static RecordInfo,
-    /// The fields whose values, joined by dots, are the topic's key. Always text.
+    /// The fields whose values, joined by dots, are the topic's key. Text, or whole numbers, which are written in
+    /// decimal.
     pub key: &'static [&'static str],
     /// The fields that name the thing of which only the newest matters.
     pub conflate: &'static [&'static str],
@@ -41,6 +42,8 @@ pub struct TypeInfo {
     /// Of a type whose events build on each other: which of them begin anew. At most one rule; none for types
     /// whose every event says all there is to say about its key.
     pub base: &'static [Base],
+    /// Bounds of fields beyond those of their kind.
+    pub bounds: &'static [Bound],
 }
 
 impl TypeInfo {
@@ -69,6 +72,27 @@ pub struct Base {
     pub field: &'static str,
     /// What the field must be.
     pub when: When,
+}
+
+/// A rule of the table that bounds a field.
+#[derive(Debug, PartialEq)]
+pub enum Bound {
+    /// A whole number lies within bounds.
+    Within {
+        /// The number.
+        field: &'static str,
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// A list has no more elements than a number says.
+    AtMost {
+        /// The list.
+        list: &'static str,
+        /// The number.
+        field: &'static str,
+    },
 }
 
 /// What an event needs to be understood.
@@ -262,8 +286,14 @@ impl<'a> View<'a> {
         key.clear();
         let info = self.info();
         for name in info.key {
-            let Value::Text(text) = self.field(name) else {
-                return Err(FieldError::new(*name, FieldReason::Key));
+            let digits;
+            let text = match self.field(name) {
+                Value::Text(text) => text,
+                Value::Unsigned(number) => {
+                    digits = number.to_string();
+                    &digits
+                }
+                _ => return Err(FieldError::new(*name, FieldReason::Key)),
             };
             // Only the last field may have dots of its own, or the key could not be taken apart again.
             let is_last = info.key.last() == Some(name);
@@ -361,6 +391,11 @@ mod tests {
             let named = named.chain(info.attributes.iter().map(|(_, name)| *name));
             let named = named.chain(info.base.iter().map(|base| base.field));
             assert!(info.base.len() <= 1, "{}", info.name);
+            let bounded = info.bounds.iter().flat_map(|bound| match *bound {
+                Bound::Within { field, .. } => [field, field],
+                Bound::AtMost { list, field } => [list, field],
+            });
+            let named = named.chain(bounded);
             for name in named.chain(info.raise.iter().map(|rule| rule.field)) {
                 assert!(info.record.position(name).is_some(), "{}.{name}", info.name);
             }

@@ -13,7 +13,7 @@ use crate::field::{
 };
 use crate::frame::{Frame, HEADER_LEN, PAYLOAD_BYTES_MAX};
 use crate::predicate::{PREDICATE_BYTES_MAX, PREDICATE_DEPTH_MAX, PREDICATE_TERMS_MAX};
-use crate::registry::{self, Raise, TypeInfo, When};
+use crate::registry::{self, Bound, Raise, TypeInfo, When};
 use crate::topic::{KEY_BYTES_MAX, TOPIC_BYTES_MAX};
 
 /// The block of SPEC called `name`, or `None` when there is no such block.
@@ -86,6 +86,14 @@ fn section(info: &TypeInfo) -> String {
         }
         if !info.any_of.is_empty() {
             let _ = writeln!(out, "At least one of {} must be there.", code_list(info.any_of, ", "));
+        }
+        for bound in info.bounds {
+            let _ = match bound {
+                Bound::Within { field, min, max } => writeln!(out, "`{field}` is {min} to {max}."),
+                Bound::AtMost { list, field } => {
+                    writeln!(out, "`{list}` has no more elements than `{field}` says.")
+                }
+            };
         }
     }
     out.push('\n');

@@ -145,6 +145,7 @@ macro_rules! messages {
         raise [$($raise:expr)?]
         any_of [$($any_of:ident)*]
         $(base [$base:expr])?
+        $(bounds [$($bound:expr),+])?
         { $( $(#[doc = $field_doc:literal])+ $field:ident : $type:ty, $unit:literal; )* }
     )+) => {
         $( record! {
@@ -169,6 +170,7 @@ macro_rules! messages {
                 raise: &[$($raise)?],
                 any_of: &[$(stringify!($any_of),)*],
                 base: &[$($base)?],
+                bounds: &[$($($bound),+)?],
             };
         } )+
 
@@ -271,7 +273,8 @@ macro_rules! messages {
                 match self { $( Self::$name(archived) => {
                     $crate::field::ArchivedField::check(archived)?;
                 } )+ }
-                $crate::table::check_any_of(self)
+                $crate::table::check_any_of(self)?;
+                $crate::table::check_bounds(self)
             }
 
             /// An owned copy.
@@ -311,6 +314,7 @@ use rkyv::{Deserialize, Serialize};
 use crate::error::{DecodeError, FieldError, FieldReason};
 use crate::field::{Field, Input, NameSet, RecordInfo, Value};
 use crate::message::View;
+use crate::registry::Bound;
 
 /// Deepest nesting of out-of-line data: root, list, record, text. A valid archive of our types has four.
 const DEPTH_MAX: NonZeroUsize = NonZeroUsize::new(8).expect("not zero");
@@ -412,4 +416,29 @@ pub(crate) fn check_any_of(view: View<'_>) -> Result<(), FieldError> {
         return Ok(());
     }
     Err(FieldError::new(info.any_of[0], FieldReason::AnyOf(info.any_of)))
+}
+
+/// What the table bounds beyond the limits of every field.
+pub(crate) fn check_bounds(view: View<'_>) -> Result<(), FieldError> {
+    for bound in view.info().bounds {
+        match *bound {
+            Bound::Within { field, min, max } => {
+                if let Value::Unsigned(number) = view.field(field)
+                    && !(min..=max).contains(&number)
+                {
+                    return Err(FieldError::new(field, FieldReason::Bounds { min, max }));
+                }
+            }
+            Bound::AtMost { list, field } => {
+                if let (Value::List(list_view), Value::Unsigned(most)) = (view.field(list), view.field(field))
+                    && list_view.len() as u64 > most
+                {
+                    let limit = usize::try_from(most).unwrap_or(usize::MAX);
+                    let reason = FieldReason::TooLong { length: list_view.len(), limit, unit: "elements" };
+                    return Err(FieldError::new(list, reason));
+                }
+            }
+        }
+    }
+    Ok(())
 }

@@ -12,7 +12,7 @@ use support::{golden, stamped, verify};
 use tickcast_protocol::decimal::DIGITS_MAX;
 use tickcast_protocol::field::{Blob, Entry, Json, LIST_LEN_MAX, Map, Scalar, TEXT_BYTES_MAX};
 use tickcast_protocol::frame::{self, Frame, HEADER_LEN, Header, PAYLOAD_BYTES_MAX};
-use tickcast_protocol::message::{Event, Extension, MarketData, Signal, SystemHealth};
+use tickcast_protocol::message::{Event, Extension, MarketData, PartialBook, Signal, SystemHealth};
 use tickcast_protocol::registry::{self, TypeInfo};
 use tickcast_protocol::{DecodeError, Message, codec};
 
@@ -363,6 +363,11 @@ fn content_cases() -> Vec<Case> {
         message.strategy_id = Some("s".repeat(TEXT_BYTES_MAX + 1));
     });
     let long_list = change!("event", Event, |message| message.tags = vec![String::new(); LIST_LEN_MAX + 1]);
+    let depth = |depth: u32| change!("partial_book", PartialBook, |message| message.depth = depth);
+    let one_bid = change!("partial_book", PartialBook, |message| {
+        message.depth = 1;
+        message.bids.truncate(1);
+    });
     let too_many = 10i64.pow(DIGITS_MAX);
     vec![
         at("strategy_id", "text_over", "12.16", "text of 16,385 bytes", long_text),
@@ -431,6 +436,10 @@ fn content_cases() -> Vec<Case> {
         at("symbol", "key_segment", "12.23", "an empty segment in the key", key("BTC..USDT")),
         at("symbol", "key_letter", "12.23", "a letter outside ASCII in the key", key("Ä")),
         at("symbol", "key_long", "12.23", "a key of 113 bytes", key(&"k".repeat(113))),
+        at("depth", "depth_zero", "12.25", "a view of no levels", depth(0)),
+        at("depth", "depth_101", "12.25", "a view of 101 levels", depth(101)),
+        at("bids", "depth_bids", "12.25", "two bids in a view of one level", depth(1)),
+        at("asks", "depth_asks", "12.25", "two asks in a view of one level", one_bid),
     ]
 }
 

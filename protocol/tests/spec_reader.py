@@ -36,7 +36,7 @@ KEY_BYTES_MAX = 112
 RULES = {
     **{f"12.{rule}": "BAD_REQUEST" for rule in (1, 2, 4, 7, 8, 10, 11, 12, 13, 14, 15, 24)},
     "12.3": "SCHEMA_MISMATCH", "12.5": "MESSAGE_TOO_LARGE", "12.6": "UNSUPPORTED_FORMAT", "12.9": "UNKNOWN_TYPE",
-    **{f"12.{rule}": "INVALID_FIELD" for rule in range(16, 24)},
+    **{f"12.{rule}": "INVALID_FIELD" for rule in (*range(16, 24), 25)},
 }
 
 
@@ -323,12 +323,20 @@ LEVEL = record((0, "price", decimal), (9, "quantity", decimal))  # SPEC 8 level
 # ------------------------------------------------------------------------------------------------------
 # SPEC 6 and 7: messages
 
-Message = namedtuple("Message", "name key any_of fields")
+Message = namedtuple("Message", "name key any_of bounds fields")
 MESSAGES = {}
 
 
-def message(type_id, type_name, *fields, key=(), any_of=()):
-    MESSAGES[type_id] = Message(type_name, key, any_of, fields)
+def message(type_id, type_name, *fields, key=(), any_of=(), bounds=()):
+    MESSAGES[type_id] = Message(type_name, key, any_of, bounds, fields)
+
+
+def within(field, least, most):  # SPEC 7: `field` is least to most
+    return field, lambda values: least <= values[field] <= most
+
+
+def at_most(field, number):  # SPEC 7: `field` has no more elements than `number` says
+    return field, lambda values: len(values[field]) <= values[number]
 
 
 # SPEC 6.1
@@ -549,6 +557,11 @@ message(129, "order_book", (0, "symbol", text), (8, "ts", time), (16, "kind", BO
 # SPEC 7.131
 message(131, "delivery_report", (0, "publisher", text), (8, "id", text), (16, "position", u64),
         (24, "recipient", text), (32, "outcome", DELIVERY_OUTCOME), (33, "ts", time), key=("publisher",))
+# SPEC 7.132
+message(132, "partial_book", (0, "symbol", text), (8, "ts", time), (16, "depth", u32), (20, "bids", list_of(LEVEL)),
+        (28, "asks", list_of(LEVEL)), (36, "book_sequence", u64), (44, "checksum", opt(u32)), (49, "venue", opt(text)),
+        (58, "instrument_id", opt(u32)), key=("depth", "symbol"),
+        bounds=(within("depth", 1, 100), at_most("bids", "depth"), at_most("asks", "depth")))
 # SPEC 7.1000
 message(1000, "extension", (0, "name", text), (8, "key", text), (16, "ts", time), (24, "critical", boolean),
         (25, "json", opt(json_text)), (34, "bytes", opt(blob)), (43, "symbol", opt(text)), (52, "user_id", opt(text)),
@@ -643,6 +656,9 @@ def decode(header, data):
             values[field] = value
     if kind.any_of and not any(field in values for field in kind.any_of):
         raise Refused("12.22", kind.any_of[0])
+    for field, holds in kind.bounds:
+        if not holds(values):
+            raise Refused("12.25", field)
     if header.type_id >= DATA_FIRST:
         key_of(kind, values)
     return kind.name, values
@@ -655,9 +671,9 @@ def key_of(kind, values):  # SPEC 14
         return 1 <= len(key) <= KEY_BYTES_MAX and letters.issuperset(key) and all(key.split("."))
 
     for field in kind.key:
-        if not is_key(values[field]):
+        if not is_key(str(values[field])):
             raise Refused("12.23", field)
-    key = ".".join(values[field] for field in kind.key)
+    key = ".".join(str(values[field]) for field in kind.key)
     if not is_key(key):
         raise Refused("12.23", ".".join(kind.key))
     return key
@@ -815,7 +831,7 @@ def check_books(directory):
 def golden(directory):
     types = spec_types()
     for type_name, type_id in types.items():
-        if MESSAGES.get(type_id, Message("", (), (), ())).name != type_name:
+        if MESSAGES.get(type_id, Message("", (), (), (), ())).name != type_name:
             raise Violation(f"SPEC has type {type_id} `{type_name}`, this reader has no decoder for it")
     wanted = {f"{type_name}.{kind}" for type_name in types for kind in ("full", "min")}
     there = {path.stem for path in directory.glob("*.bin")}

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tickcast_engine::{Condition, Engine, Incoming, PublishError, Receipt};
 use tickcast_protocol::frame::{FLAG_CRITICAL, Frame};
-use tickcast_protocol::message::{Class, Durability, Message, View};
+use tickcast_protocol::message::{Class, Durability, Message, PartialBook, View};
 use tickcast_protocol::{DecodeError, ErrorCode, FieldError, Header, Predicate, StreamId, Topic, frame};
 
 use crate::alerts::{Alerts, Keep, Kept};
@@ -32,6 +32,8 @@ pub enum Source {
     Feed,
     /// The program about itself.
     Own,
+    /// The program, from the order books of others.
+    Views,
 }
 
 /// A publish that was not accepted; nothing of it is ever delivered.
@@ -140,6 +142,8 @@ pub struct IngestParts {
     pub clock: Clock,
     /// Hears who publishes what.
     pub states: Arc<States>,
+    /// Depths of the views of order books that are made here.
+    pub views: Vec<u64>,
     /// Largest payload, in bytes.
     pub payload_bytes_max: usize,
 }
@@ -290,6 +294,9 @@ impl Ingest {
         view.write_key(&mut key)?;
         let topic = Topic::of(info, &key)
             .map_err(|error| Refusal::new(ErrorCode::InvalidField, info.key.join("."), error.to_string()))?;
+        if info.id == PartialBook::INFO.id && source != Source::Views {
+            self.check_view(&topic)?;
+        }
         if !wishes.topic.is_empty() && wishes.topic != topic.as_str() {
             let message =
                 format!("field `topic` is `{}` but the key fields say `{topic}`", clip(wishes.topic));
@@ -389,6 +396,7 @@ impl Ingest {
             return Err(self.refuse(Refusal::new(ErrorCode::InvalidField, "count", message)));
         }
         self.check_open().map_err(|refusal| self.refuse(refusal))?;
+        self.check_view(&topic).map_err(|refusal| self.refuse(refusal))?;
         let class =
             tickcast_protocol::registry::by_name(topic.type_name()).map_or(Class::Ordered, |info| info.class);
         if class == Class::Critical && self.parts.alerts.is_some() {
@@ -400,6 +408,27 @@ impl Ingest {
             .skip(&topic, class, count, self.parts.clock.now())
             .map_err(|error| self.engine_refusal(&error))
             .map_err(|refusal| self.refuse(refusal))
+    }
+
+    /// True for a view of an order book that is made here: nobody else publishes to it.
+    #[must_use]
+    pub fn makes(&self, topic: &Topic) -> bool {
+        topic.type_name() == PartialBook::INFO.name
+            && topic
+                .key()
+                .split_once('.')
+                .and_then(|(depth, _)| depth.parse().ok())
+                .is_some_and(|depth: u64| self.parts.views.contains(&depth))
+    }
+
+    fn check_view(&self, topic: &Topic) -> Result<(), Refusal> {
+        if !self.makes(topic) {
+            return Ok(());
+        }
+        let message = format!(
+            "`{topic}` is made by the server from the order book (books.views): publish the book, or take the depth out of books.views"
+        );
+        Err(Refusal::new(ErrorCode::Forbidden, "depth", message))
     }
 
     fn engine_refusal(&self, error: &PublishError) -> Refusal {

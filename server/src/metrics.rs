@@ -74,7 +74,7 @@ impl ByType {
 }
 
 /// Where messages come from, in the order of their numbers (`ingest::Source`).
-pub const SOURCES: [&str; 4] = ["socket", "http", "feed", "own"];
+pub const SOURCES: [&str; 5] = ["socket", "http", "feed", "own", "views"];
 
 /// Counts by where a message came from: one cell each, no lock.
 #[derive(Debug, Default)]

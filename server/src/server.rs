@@ -3,6 +3,7 @@
 //! ```text
 //!   main ──> start ─┬─ shard-0 … shard-n   connections, fan-out        (net::shards)
 //!                   ├─ front               accept, HTTP, upgrades      (net::listener, net::http)
+//!                   ├─ books               views of order books        (books), if any is wanted
 //!                   └─ feed-…              demo market, replay         (feeds::run)
 //! ```
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 
 use crate::alerts::{self, Alerts};
 use crate::auth::LoopbackAuthorizer;
+use crate::books::BookKeeping;
 use crate::clock::Clock;
 use crate::config::{Config, Host, MinDurability};
 use crate::feeds::run::{Feed, FeedSpec};
@@ -60,6 +62,7 @@ pub struct Running {
     front: Option<JoinHandle<()>>,
     feeds: Vec<Feed>,
     watching: Watching,
+    books: Option<BookKeeping>,
 }
 
 /// Starts everything by the system's clock; returns once the address is bound and served.
@@ -129,6 +132,7 @@ pub fn start_with_clock(
             hasher,
             clock: clock.clone(),
             states,
+            views: config.books.views.clone(),
             payload_bytes_max: config.limits.publisher_bytes,
         },
     ));
@@ -146,6 +150,8 @@ pub fn start_with_clock(
     if let Some(alerts) = ingest.alerts() {
         sticky.restore(alerts);
     }
+    // Before anybody publishes: it hears every book from its first message.
+    let books = BookKeeping::start(&config.books, &ingest, &metrics)?;
     let sends = available(config.server.sends)?;
     tracing::info!(shards = bells.len(), sends = sends.name(), "delivering");
     let shared = Arc::new(Shared {
@@ -168,6 +174,7 @@ pub fn start_with_clock(
         shards: shards.clone(),
         health: health.clone(),
         sticky: sticky.clone(),
+        books: books.as_ref().map(|books| books.stats().clone()),
     });
     let draining = Arc::new(AtomicBool::new(false));
     let (stop_front, stop) = watch::channel(false);
@@ -200,6 +207,7 @@ pub fn start_with_clock(
         front: Some(front),
         feeds,
         watching,
+        books,
     })
 }
 
@@ -258,6 +266,9 @@ impl Running {
             feed.stop();
         }
         self.watching.stop();
+        if let Some(books) = &mut self.books {
+            books.stop();
+        }
         // From here on nothing is accepted; what was is delivered before anybody is told to go.
         self.ingest.close();
         if let Some(alerts) = self.ingest.alerts() {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tickcast_engine::StateCounts;
-use tickcast_engine::stats::ShardStats;
+use tickcast_engine::stats::{Counter, ShardStats};
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::message::StreamState;
 use tickcast_protocol::registry;
 
+use crate::books::BookStats;
 use crate::config::Config;
 use crate::health::HealthMonitor;
 use crate::ingest::Ingest;
@@ -45,6 +46,8 @@ pub struct Status {
     pub health: Arc<HealthMonitor>,
     /// Clients that come back.
     pub sticky: Arc<Sticky>,
+    /// What the thread that keeps books counts, where there is one.
+    pub books: Option<Arc<BookStats>>,
 }
 
 /// `GET /websocket/status`: the shape of the first trading bots' status, then what is ours.
@@ -221,6 +224,7 @@ impl Status {
             ));
         }
         figures.extend(self.journal_figures());
+        figures.extend(self.book_figures());
         let states = self.ingest.engine().states();
         let others: u64 = StateCounts::STATES[1..].iter().map(|state| states.now(*state)).sum();
         for state in StateCounts::STATES {
@@ -316,6 +320,31 @@ impl Status {
                 "tickcast_journal_damaged_total",
                 "Reads of the journal that found a damaged record.",
                 health.damaged,
+            ),
+        ]
+    }
+
+    /// Figures of the thread that keeps books, where there is one.
+    fn book_figures(&self) -> Vec<Figure> {
+        let Some(stats) = &self.books else { return Vec::new() };
+        let figure = |name, help, counter: &Counter| Figure { name, help, label: None, value: counter.get() };
+        vec![
+            figure("tickcast_books", "Order books that are kept for views.", &stats.kept),
+            figure(
+                "tickcast_books_applied_total",
+                "Messages of order books that were applied.",
+                &stats.applied,
+            ),
+            figure("tickcast_books_views_total", "Views of order books published.", &stats.views),
+            figure(
+                "tickcast_books_broken_total",
+                "Messages of order books that could not be applied, and holes in the streams of sound ones.",
+                &stats.broken,
+            ),
+            figure(
+                "tickcast_books_lapped_total",
+                "Places of the ring, of any type, that were overwritten before the books' thread read them.",
+                &stats.lapped,
             ),
         ]
     }

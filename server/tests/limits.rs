@@ -20,8 +20,8 @@ use tickcast::status::Status;
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::frame::{self, Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
-    Ack, Bracket, ClassName, Durability, Identify, Message, Notice, NoticeKind, Ping, Policy, Position,
-    Publish, PublishStatus, Reason, Resume, Role, Start,
+    Ack, BookKind, Bracket, ClassName, Durability, Identify, Message, Notice, NoticeKind, Ping, Policy,
+    Position, Publish, PublishStatus, Reason, Resume, Role, Start,
 };
 use tickcast_protocol::{CloseCode, ErrorCode, registry};
 
@@ -99,6 +99,8 @@ table! {
         reader_that_is_many_bytes_behind_gets_what_its_classes_promise;
     "json.sticky_bytes" ["json.sticky_bytes" = "1KiB"]
         dashboard_away_longest_is_forgotten_for_one_that_is_here;
+    "books.count" ["books.views" = "1", "books.count" = "1"]
+        book_past_the_last_place_has_no_views_and_is_delivered_as_ever;
     "alerts.identities" ["alerts.min_durability" = "disk", "alerts.identities" = "1"]
         identity_past_the_last_is_refused_and_the_connection_stays;
     "alerts.waiting" ["alerts.min_durability" = "disk", "alerts.waiting" = "100"]
@@ -437,6 +439,40 @@ fn dashboard_away_longest_is_forgotten_for_one_that_is_here(bench: &mut Bench) {
     assert_eq!(open("first").0, 0, "forgotten");
     bench.assert_documented("comes back without subscriptions");
     assert_eq!(open("fourth").0, 1, "who is here is not");
+}
+
+fn book_past_the_last_place_has_no_views_and_is_delivered_as_ever(bench: &mut Bench) {
+    let mut books = bench.binary();
+    books.subscribe(2, "order_book.*", Start::LIVE);
+    let mut views = bench.binary();
+    views.subscribe(3, "partial_book.**", Start::LIVE);
+    for raw in [&mut books, &mut views] {
+        assert!(matches!(raw.message(), Message::Acknowledge(_)));
+    }
+    let book = |symbol: &str| {
+        let Message::OrderBook(mut book) = common::sample("order_book") else { panic!("a book") };
+        (book.symbol, book.kind, book.checksum) = (symbol.into(), BookKind::SNAPSHOT, None);
+        (book.bids, book.asks, book.depth) = (Vec::new(), Vec::new(), None);
+        Message::OrderBook(book)
+    };
+    for symbol in ["FIRST", "SECOND"] {
+        bench.server().publish(&book(symbol));
+        assert!(matches!(books.data().1, Message::OrderBook(book) if book.symbol == symbol));
+    }
+    bench.wait_for_hit();
+    bench.assert_documented("no views are made");
+    assert!(matches!(views.data().1, Message::PartialBook(view) if view.symbol == "FIRST"));
+    let topics: Vec<String> = bench
+        .server()
+        .running
+        .ingest()
+        .engine()
+        .streams()
+        .into_iter()
+        .map(|stream| stream.topic.to_string())
+        .filter(|topic| topic.starts_with("partial_book."))
+        .collect();
+    assert_eq!(topics, ["partial_book.1.FIRST"]);
 }
 
 fn identity_past_the_last_is_refused_and_the_connection_stays(bench: &mut Bench) {

@@ -16,7 +16,8 @@ use tickcast::feeds::run::FeedSpec;
 use tickcast::feeds::{PastEvent, Speed};
 use tickcast_protocol::frame::{self, FLAG_CRITICAL, Frame, Frames, Header, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
-    Message, Notice, NoticeKind, Reason, Role, SourceStatus, Start, StreamState, Vouch,
+    BookKind, Level, Message, Notice, NoticeKind, OrderBook, Reason, Role, SourceStatus, Start, StreamState,
+    Vouch,
 };
 use tickcast_protocol::recording::{Entry, Head, Record, Recorded};
 use tickcast_protocol::{BootId, Class, Epoch, Topic};
@@ -113,11 +114,13 @@ const ALERT: &str = "risk_alert.scope-36";
 struct Made(Vec<u8>, u64, u64);
 
 impl Made {
-    const TOPICS: [(&str, Class); 4] = [
+    const TOPICS: [(&str, Class); 6] = [
         ("market_data.A", Class::Latest),
         ("public_trade.A", Class::Ordered),
         (ALERT, Class::Critical),
         ("market_data.A", Class::Critical),
+        ("order_book.A", Class::Ordered),
+        ("partial_book.10.A", Class::Latest),
     ];
 
     fn new() -> Self {
@@ -389,6 +392,40 @@ fn a_server_plays_a_recording_itself() {
     assert_eq!(heard.gaps.iter().map(|gap| gap.gapped).sum::<u64>(), 8);
     assert_eq!(heard.states["market_data.A"], [StreamState::REPLAY, StreamState::CLOSED]);
     assert_eq!(server.metric("tickcast_feed_errors_total{feed=\"feed-replay\"}"), 0.0);
+}
+
+#[test]
+fn a_server_makes_the_views_of_a_replayed_book_itself_and_replays_them_where_it_makes_none() {
+    let folder = TempDir::new().unwrap();
+    let (Message::OrderBook(mut book), Message::PartialBook(mut view)) =
+        (sample("order_book"), sample("partial_book"))
+    else {
+        panic!("what they are called")
+    };
+    (book.symbol, view.symbol) = ("A".into(), "A".into());
+    let level = |price: &str| Level { price: price.parse().unwrap(), quantity: 1.into() };
+    (book.kind, book.checksum, book.depth) = (BookKind::SNAPSHOT, None, None);
+    (book.bids, book.asks) = (vec![level("10")], vec![level("11")]);
+    let delta = OrderBook { kind: BookKind::DELTA, bids: vec![level("10.5")], asks: vec![], ..book.clone() };
+    (view.depth, view.book_sequence) = (10, 999);
+    let path = Made::new()
+        .live(4, &Message::OrderBook(book))
+        .live(5, &Message::PartialBook(view.clone()))
+        .live(4, &Message::OrderBook(delta))
+        .save(&folder);
+    let heard = |settings: &[(&str, &str)]| {
+        let feed = FeedSpec::Replay { files: vec![path.clone()], speed: Speed::Max, wait_for: 1 };
+        let server = TestServer::with_feeds(settings, vec![feed]);
+        let heard = Reader::follow(&server, "partial_book.*.*").until_closed(1, 1);
+        assert_eq!(server.metric("tickcast_feed_errors_total{feed=\"feed-replay\"}"), 0.0);
+        assert_eq!(heard.states["partial_book.10.A"], [StreamState::REPLAY, StreamState::CLOSED]);
+        heard.events.into_iter().map(|(_, message)| message).collect::<Vec<_>>()
+    };
+    assert_eq!(heard(&[]), [Message::PartialBook(view)]);
+    let made = heard(&[("books.views", "10")]);
+    let Some(Message::PartialBook(last)) = made.last() else { panic!("{made:?}") };
+    assert_eq!((last.book_sequence, last.bids.len(), last.asks.len()), (2, 2, 1));
+    assert!(made.iter().all(|made| !matches!(made, Message::PartialBook(view) if view.book_sequence == 999)));
 }
 
 #[test]

@@ -15,8 +15,8 @@ use tickcast::server;
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
-    Bracket, IntervalOrigin, Message, Policy, Publish, Role, Since, Skip, SourceStatus, Start, StateReason,
-    StreamState, StreamStatus, Vouch,
+    BookKind, Bracket, IntervalOrigin, Message, OrderBook, Policy, Publish, Role, Since, Skip, SourceStatus,
+    Start, StateReason, StreamState, StreamStatus, Vouch,
 };
 use tickcast_protocol::{Decimal, frame};
 
@@ -512,4 +512,43 @@ fn a_resume_that_cannot_be_met_is_answered_with_what_can_be_had() {
     assert_eq!(names, ["acknowledge", "bind", "history", "begin", "notice", "4", "5", "end"]);
     assert!(matches!(&messages[2], Message::History(history) if history.short[0].oldest == 4));
     assert!(matches!(&messages[4], Message::Notice(notice) if (notice.from, notice.through) == (2, 3)));
+}
+
+/// A server with a view of a book, and somebody who has seen it.
+fn with_view(interval: &str) -> (Timed, Peer) {
+    let timed = Timed::start(&[("books.views", "3"), ("streams.intervals", interval)]);
+    let mut peer = timed.subscriber("partial_book.**", Start::LIVE);
+    let Message::OrderBook(sample) = sample("order_book") else { panic!("a book") };
+    let (bids, asks, checksum, depth) = (Vec::new(), Vec::new(), None, None);
+    let book = OrderBook { kind: BookKind::SNAPSHOT, bids, asks, checksum, depth, ..sample };
+    timed.server.publish(&Message::OrderBook(book));
+    peer.until(|message| matches!(message, Message::PartialBook(_)));
+    (timed, peer)
+}
+
+#[test]
+fn a_view_of_a_book_that_is_quiet_is_vouched_for_by_who_makes_it() {
+    let (timed, mut peer) = with_view("partial_book.**=1s");
+    timed.pass(3 * SECOND / 2);
+    // Time has jumped, and whoever vouches looks at the clock from time to time only.
+    let mut status = peer.state();
+    while status.state == StreamState::SUSPECT {
+        status = peer.state();
+    }
+    assert_eq!((status.state, status.reason), (StreamState::IDLE, StateReason::VOUCHED));
+}
+
+#[test]
+fn a_view_is_suspect_when_its_book_is_quiet_and_nobody_vouches_for_that() {
+    let (timed, mut peer) = with_view("order_book.**=1s");
+    timed.pass(3 * SECOND / 2);
+    let status = peer.state();
+    assert_eq!((status.state, status.reason), (StreamState::SUSPECT, StateReason::UPSTREAM));
+    assert_eq!(status.since.0, (START + SECOND) as i64, "since its book is");
+    let mut status = status;
+    while status.state != StreamState::STALE {
+        timed.pass(10 * SECOND);
+        status = peer.state();
+    }
+    assert_eq!(status.reason, StateReason::UPSTREAM);
 }

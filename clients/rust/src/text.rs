@@ -14,9 +14,12 @@ const FIELDS_MAX: usize = 6;
 /// Letters of a text that are shown.
 const TEXT_CHARS_MAX: usize = 48;
 /// Columns of the topic, the sequence and a number; longer ones push the rest to the right.
-const TOPIC_COLUMNS: usize = 22;
+const TOPIC_COLUMNS: usize = 21;
 const SEQUENCE_COLUMNS: usize = 5;
 const NUMBER_COLUMNS: usize = 8;
+/// Columns of a level, and of how many there are.
+const LEVEL_COLUMNS: usize = 17;
+const LEVELS_COLUMNS: usize = 3;
 
 /// One event on one line: time of publish (UTC), topic, sequence, what it says, and its age at receipt.
 ///
@@ -27,9 +30,10 @@ const NUMBER_COLUMNS: usize = 8;
 pub fn one_line(data: &Data) -> String {
     let mut line = time_of_day(data.publish_time());
     let topic = data.topic.as_str();
-    let _ = write!(line, "  {topic:<TOPIC_COLUMNS$}seq {:>SEQUENCE_COLUMNS$}", data.sequence());
+    let _ = write!(line, "  {topic:<TOPIC_COLUMNS$} seq {:>SEQUENCE_COLUMNS$}", data.sequence());
     match data.view() {
         Ok(view @ View::MarketData(_)) => market_data(&view, &mut line),
+        Ok(view @ View::PartialBook(_)) => partial_book(&view, &mut line),
         Ok(view) => first_fields(&view, &mut line),
         Err(error) => {
             let _ = write!(line, "  type {}, {} bytes: {error}", data.type_id(), data.payload.len());
@@ -45,7 +49,7 @@ pub fn critical_line(critical: &Critical) -> String {
     let accepted_at = u64::try_from(critical.accepted_at).unwrap_or(0);
     let mut line = time_of_day(accepted_at);
     let topic = critical.topic.as_str();
-    let _ = write!(line, "  {topic:<TOPIC_COLUMNS$}seq {:>SEQUENCE_COLUMNS$}", critical.sequence);
+    let _ = write!(line, "  {topic:<TOPIC_COLUMNS$} seq {:>SEQUENCE_COLUMNS$}", critical.sequence);
     match critical.view() {
         Ok(view) => first_fields(&view, &mut line),
         Err(error) => {
@@ -83,6 +87,23 @@ fn market_data(view: &View<'_>, line: &mut String) {
         if let Value::Decimal(value) = view.field(name) {
             let _ = write!(line, "  {label} {:>NUMBER_COLUMNS$}", value.to_string());
         }
+    }
+}
+
+/// The best level of each side, and how many there are behind it.
+fn partial_book(view: &View<'_>, line: &mut String) {
+    for (name, label) in [("bids", "bid"), ("asks", "ask")] {
+        let Value::List(levels) = view.field(name) else { continue };
+        let best = if levels.is_empty() { Value::Absent } else { levels.get(0) };
+        let (price, quantity) = match best {
+            Value::Record(level) => (level.get(0), level.get(1)),
+            _ => (Value::Absent, Value::Absent),
+        };
+        let mut text = String::new();
+        append(&price, &mut text);
+        text.push_str(" x ");
+        append(&quantity, &mut text);
+        let _ = write!(line, "  {label} {text:>LEVEL_COLUMNS$} of {:>LEVELS_COLUMNS$}", levels.len());
     }
 }
 
@@ -178,7 +199,7 @@ mod tests {
     use bytes::Bytes;
     use tickcast_protocol::field::Timestamp;
     use tickcast_protocol::frame;
-    use tickcast_protocol::message::{MarketData, RiskAlert, RiskType, Severity};
+    use tickcast_protocol::message::{Level, MarketData, PartialBook, RiskAlert, RiskType, Severity};
     use tickcast_protocol::{Class, Message, Topic, registry};
 
     use super::*;
@@ -224,6 +245,25 @@ mod tests {
         assert_eq!(
             one_line(&data(&eth.into(), "market_data.ETH-USD", 8_110)),
             "14:13:20.118203  market_data.ETH-USD   seq  8110  bid  3411.10  ask  3411.25  +0.4ms"
+        );
+    }
+
+    #[test]
+    fn the_best_levels_of_a_book_are_told_apart_from_how_many_there_are() {
+        let Message::PartialBook(sample) = Message::sample(registry::by_name("partial_book").unwrap(), false)
+        else {
+            unreachable!()
+        };
+        let level = |price: &str, quantity: &str| Level {
+            price: price.parse().unwrap(),
+            quantity: quantity.parse().unwrap(),
+        };
+        let bids = vec![level("67012.50", "1.20"), level("67012", "3")];
+        let view = PartialBook { bids, asks: Vec::new(), ..sample };
+        assert_eq!(
+            one_line(&data(&view.into(), "partial_book.10.BTC-USD", 7)),
+            "14:13:20.118203  partial_book.10.BTC-USD seq     7  bid   67012.50 x 1.20 of   2  \
+             ask             - x - of   0  +0.4ms"
         );
     }
 

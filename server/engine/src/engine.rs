@@ -16,10 +16,11 @@
 #![forbid(unsafe_code)]
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tickcast_protocol::frame::PAYLOAD_BYTES_MAX;
 use tickcast_protocol::message::{StateReason, StreamState};
+use tickcast_protocol::registry::TypeInfo;
 use tickcast_protocol::{BootId, Class, Epoch, Sequence, StreamId, Topic};
 
 use crate::event::{Draft, Incoming, Item, Note, Render, Skip};
@@ -29,6 +30,7 @@ use crate::sequencer::{Refused, Sequencer, Stamp};
 use crate::shard::Shard;
 use crate::stats::ShardStats;
 use crate::status::{Finding, Pulse, StateCounts, Status};
+use crate::tap::{Tap, TapEnd};
 use crate::wake::{Notify, WakeFlag};
 
 /// Most findings that are told at once: one slot of the ring.
@@ -154,6 +156,8 @@ struct Shared {
     ring: Ring<Item>,
     flags: Vec<Arc<WakeFlag<Waker>>>,
     stats: Vec<Arc<ShardStats>>,
+    /// Set once, and seldom: there is no tap unless somebody asked for one.
+    tap: OnceLock<Arc<TapEnd>>,
 }
 
 /// What only the one who holds the lock touches.
@@ -221,9 +225,32 @@ impl Engine {
         let ingest = Mutex::new(Ingest { sequencer, writer, records: Vec::new(), noted: Vec::new() });
         let EngineConfig { streams_max, lz4_min_bytes, .. } = config;
         let states = StateCounts::default();
-        let shared =
-            Shared { epoch, boot, streams_max, lz4_min_bytes, ingest, records, states, ring, flags, stats };
+        let tap = OnceLock::new();
+        let shared = Shared {
+            epoch,
+            boot,
+            streams_max,
+            lz4_min_bytes,
+            ingest,
+            records,
+            states,
+            ring,
+            flags,
+            stats,
+            tap,
+        };
         (Self { shared: Arc::new(shared) }, shards)
+    }
+
+    /// A tap that hears every event of one type from now on, in the class of the type. An engine has one;
+    /// whoever asks again gets none.
+    #[must_use]
+    pub fn tap(&self, info: &'static TypeInfo, notify: Arc<dyn Notify>) -> Option<Tap> {
+        let shared = &self.shared;
+        let end = Arc::new(TapEnd::new(info, Arc::new(WakeFlag::new(Waker(notify)))));
+        // Publishers see it before its place in the ring is chosen, so that nothing is published unheard.
+        shared.tap.set(Arc::clone(&end)).ok()?;
+        Some(Tap::new(end, shared.ring.reader(), Arc::clone(&shared.records)))
     }
 
     /// Numbers an event and puts it on the ring. `now` is in ns since the Unix epoch; an earlier time
@@ -256,6 +283,12 @@ impl Engine {
         if let Some(ended) = ended {
             ingest.revive(&stamp, &ended, &self.shared.states);
         }
+        let tap = self.shared.tap.get().filter(|tap| tap.hears(incoming.info.id, incoming.facts.class));
+        if let Some(tap) = tap {
+            tap.note(ingest.writer.cursor());
+            drop(ingest);
+            tap.wake();
+        }
         Ok(Receipt::of(&stamp))
     }
 
@@ -268,6 +301,7 @@ impl Engine {
         if !(1..=SKIP_EVENTS_MAX).contains(&count) {
             return Err(PublishError::SkipCount);
         }
+        let tap = self.shared.tap.get().filter(|tap| tap.is_of(topic, class));
         let stamp = {
             let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);
             let stamp = self.stamp(&mut ingest, topic, class, count, now)?;
@@ -282,8 +316,14 @@ impl Engine {
             }));
             let Ingest { records, noted, .. } = &mut *ingest;
             records[stamp.stream.0 as usize - 1].put_on(noted);
+            if let Some(tap) = tap {
+                tap.note(ingest.writer.cursor());
+            }
             stamp
         };
+        if let Some(tap) = tap {
+            tap.wake();
+        }
         self.wake();
         Ok(Receipt::of(&stamp))
     }
@@ -311,7 +351,14 @@ impl Engine {
         let told = notes.len();
         if told > 0 {
             ingest.writer.publish(Item::States(notes.into()));
+            let tap = self.shared.tap.get();
+            if let Some(tap) = tap {
+                tap.note(ingest.writer.cursor());
+            }
             drop(ingest);
+            if let Some(tap) = tap {
+                tap.wake();
+            }
             self.wake();
         }
         told

@@ -339,7 +339,7 @@ impl fmt::Debug for Event {
 }
 
 /// What the ring carries: an event, the news that sequences were jumped over, or how streams are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Item {
     Event(Arc<Event>),
     Skip(Skip),

@@ -18,7 +18,7 @@
 //! by [`wake`]. The shard's `index` names delivery groups, asking each `condition` once an event; `deliver`
 //! puts the event in the `run` of each `group`, or in its `window` to wait for a rate; [`flush`] writes runs, and what a [`peer`] cannot take at once waits in its `outbox`, whose losses are
 //! entered in the `ledger`. `history` is what [`subscribe`] starts from; `regroup` moves a peer between
-//! groups; `bind` announces stream ids; `beat` tells heads and sums; `states` tells how a stream is, as somebody outside finds its [`status`]; `leave` ends a peer; `store` counts who holds what; [`stats`] counts the rest.
+//! groups; `bind` announces stream ids; `beat` tells heads and sums; `states` tells how a stream is, as somebody outside finds its [`status`]; `leave` ends a peer; a [`tap`] hears the events of one type without being a shard; `store` counts who holds what; [`stats`] counts the rest.
 
 mod beat;
 mod bind;
@@ -49,6 +49,7 @@ pub mod status;
 mod store;
 pub mod subscribe;
 mod sync;
+pub mod tap;
 pub mod wake;
 mod window;
 
@@ -64,4 +65,5 @@ pub use shard::{SendError, Shard, Turn};
 pub use stats::{ShardCounts, ShardStats};
 pub use status::{Finding, Pulse, StateCounts, Status};
 pub use subscribe::{Delivery, Start, Subscribe, SubscribeError, Subscribed};
+pub use tap::{Heard, Taken, Tap};
 pub use wake::Notify;

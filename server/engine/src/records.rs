@@ -134,6 +134,12 @@ impl Records {
         found.cloned().collect()
     }
 
+    /// The records of the streams born after the first `count`.
+    pub(crate) fn from(&self, count: usize) -> Vec<Arc<Record>> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(count..).unwrap_or_default().to_vec()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.all.read().unwrap_or_else(PoisonError::into_inner).len()
     }

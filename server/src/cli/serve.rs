@@ -15,8 +15,8 @@ use crate::feeds::run::FeedSpec;
 use crate::feeds::{MarketConfig, Speed};
 use crate::server;
 
-/// In the demo a silent stream is noticed within seconds.
-const DEMO_STALE_AFTER: &str = "5s";
+/// What is other in the demo, unless it is set: a silent stream is noticed within seconds, and books have views.
+const DEMO_SETTINGS: [(&str, &str); 2] = [("health.stale_after", "5s"), ("books.views", "10")];
 /// The whole stop takes at most this long; past it the process ends by itself.
 const STOP_MAX: Duration = Duration::from_millis(9_800);
 
@@ -114,11 +114,6 @@ impl Serve {
         if let Some(listen) = &self.listen {
             flags.push(("server.listen".to_owned(), listen.clone()));
         }
-        let is_set = |config: &Config| {
-            config
-                .origin("health.stale_after")
-                .is_some_and(|origin| *origin != crate::config::Origin::Default)
-        };
         let load = |flags| {
             Config::load(Sources { file: self.config.clone(), env: std::env::vars_os(), flags }).map_err(
                 |errors| {
@@ -128,11 +123,13 @@ impl Serve {
             )
         };
         let config = load(flags.clone())?;
-        if self.demo && !is_set(&config) {
-            flags.push(("health.stale_after".to_owned(), DEMO_STALE_AFTER.to_owned()));
-            return load(flags);
+        if !self.demo {
+            return Ok(config);
         }
-        Ok(config)
+        let unset = |key: &str| config.origin(key) == Some(&crate::config::Origin::Default);
+        let demo = DEMO_SETTINGS.iter().filter(|(key, _)| unset(key));
+        flags.extend(demo.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+        load(flags)
     }
 }
 

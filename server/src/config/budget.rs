@@ -12,6 +12,10 @@ pub const DESCRIPTOR_RESERVE: u64 = 64;
 /// keeps within it.
 pub const SHARD_SCRATCH_BYTES: u64 = 4 * 1024 * 1024;
 
+/// A kept book: two sides of 1,024 levels of 32 B, in lists that have room for twice as many when a delta has
+/// added that many, and what was last shown of them.
+const BOOK_BYTES: u64 = 136 * 1024;
+
 /// A reference to an event, with its place in a queue.
 const REFERENCE_BYTES: u64 = 16;
 
@@ -51,7 +55,7 @@ impl Config {
         let shards = self.shards(host) as u64;
         let events = (self.history.events as u64).min(self.history.bytes as u64);
         let line = |name, holder, count, each| BudgetLine { name, holder, count, each };
-        Budget {
+        let mut budget = Budget {
             lines: vec![
                 line("ring", "slots", self.ring.slots as u64, limits.publisher_bytes as u64),
                 line("outboxes", "connections", connections, self.outbox.bytes as u64),
@@ -67,7 +71,11 @@ impl Config {
                 count: limits.streams as u64,
                 each: self.history.bytes as u64 + events * shards * REFERENCE_BYTES,
             },
+        };
+        if !self.books.views.is_empty() {
+            budget.lines.push(line("order books", "books", self.books.count as u64, BOOK_BYTES));
         }
+        budget
     }
 }
 
@@ -187,6 +195,13 @@ mod tests {
   scratch               8 MiB  2 shards of 4MiB
   history             264 KiB  a stream published to, 1000000 streams at most; not in the sum"
         );
+    }
+
+    #[test]
+    fn books_are_in_the_budget_where_views_are_made() {
+        let budget = config(&[("books.views", "10"), ("books.count", "7")]).budget(HOST);
+        let line = budget.lines.last().unwrap();
+        assert_eq!((line.name, line.count, line.bytes()), ("order books", 7, 7 * BOOK_BYTES));
     }
 
     #[test]

@@ -91,6 +91,22 @@ impl Kind {
                     _ => wrong("is too small"),
                 }
             }
+            (Self::Counts { items_max, .. }, Raw::List(items)) if items.len() > *items_max => {
+                wrong("has too many numbers")
+            }
+            (Self::Counts { min, max, .. }, Raw::List(items)) => {
+                let count = |item: &Raw| match item {
+                    Raw::Integer(integer) => {
+                        u64::try_from(*integer).ok().filter(|it| (*min..=*max).contains(it))
+                    }
+                    _ => None,
+                };
+                let bad = items.iter().find(|item| count(item).is_none());
+                match bad {
+                    Some(bad) => wrong(&format!("has {bad}")),
+                    None => Ok(Value::Counts(items.iter().filter_map(count).collect())),
+                }
+            }
             (Self::Duration { min, max }, Raw::Text(_) | Raw::Integer(_)) => {
                 let duration = parse_duration(&with_unit(raw)).map_err(|error| error.to_string())?;
                 match duration {

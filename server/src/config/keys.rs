@@ -385,6 +385,17 @@ keys! {
         learn: bool = true, Kind::Flag;
     }
 
+    /// Views of order books: the best levels of each, made here and published on `partial_book.DEPTH.SYMBOL`.
+    books: Books {
+        /// Depths of the views, in levels a side; none are made without one.
+        #[cost("a thread that keeps every order book; for each depth a stream a book, and a message when it changes.")]
+        views: Vec<u64> = [], Kind::Counts { min: 1, max: 100, items_max: 8 };
+        /// Books that are kept for them.
+        #[cost("up to 136KiB each, most of it for the levels.")]
+        #[at_limit("no views are made of the book; the book itself is delivered as ever.")]
+        count: usize = 1000, count(1, 100_000);
+    }
+
     /// How JSON is spoken.
     json: Json {
         /// The dialect of plain `/ws` without a subprotocol.

@@ -22,6 +22,15 @@ pub enum Kind {
         /// The most.
         max: u64,
     },
+    /// A list of plain numbers.
+    Counts {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+        /// The most numbers.
+        items_max: usize,
+    },
     /// A plain number that must be a power of two.
     PowerOfTwo {
         /// The least.
@@ -87,6 +96,9 @@ impl fmt::Display for Kind {
             }
             Self::Flag => f.write_str("true or false"),
             Self::Count { min, max } => write!(f, "an integer from {min} to {max}"),
+            Self::Counts { min, max, items_max } => {
+                write!(f, "a list of at most {items_max} integers from {min} to {max}, such as [10, 25]")
+            }
             Self::PowerOfTwo { min, max } => write!(f, "a power of two from {min} to {max}"),
             Self::Duration { min, max } => {
                 let (min, max) = (display_duration(*min), display_duration(*max));
@@ -126,6 +138,7 @@ pub(super) enum Value {
     Address(SocketAddr),
     Flag(bool),
     Count(u64),
+    Counts(Vec<u64>),
     Duration(Duration),
     Size(u64),
     Name(&'static str),
@@ -140,6 +153,7 @@ impl fmt::Display for Value {
             Self::Address(address) => write!(f, "\"{address}\""),
             Self::Flag(flag) => write!(f, "{flag}"),
             Self::Count(count) => write!(f, "{count}"),
+            Self::Counts(counts) => write!(f, "{counts:?}"),
             Self::Duration(duration) => write!(f, "\"{}\"", display_duration(*duration)),
             Self::Size(bytes) => write!(f, "\"{}\"", display_size(*bytes)),
             Self::Name(name) => write!(f, "\"{name}\""),
@@ -178,6 +192,7 @@ fields! {
     usize: Value::Count(number) | Value::Size(number) => usize::try_from(*number).ok();
     Duration: Value::Duration(duration) => Some(*duration);
     String: Value::Path(path) => Some(path.clone());
+    Vec<u64>: Value::Counts(counts) => Some(counts.clone());
     Vec<String>: Value::Origins(origins) => Some(origins.clone());
     Vec<Interval>: Value::Intervals(intervals) => Some(intervals.clone());
 }

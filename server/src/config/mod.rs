@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 pub use budget::{Budget, BudgetLine, DESCRIPTOR_RESERVE, Host, SHARD_SCRATCH_BYTES};
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use keys::{
-    Alerts, Config, Demo, Health, Heartbeat, History, Json, JsonCase, KEYS, Key, Limits, Log, LogFormat,
-    LogLevel, Metrics, MinDurability, Outbox, Publish, Ring, Sends, Server, Streams, WsDialect,
+    Alerts, Books, Config, Demo, Health, Heartbeat, History, Json, JsonCase, KEYS, Key, Limits, Log,
+    LogFormat, LogLevel, Metrics, MinDurability, Outbox, Publish, Ring, Sends, Server, Streams, WsDialect,
 };
 pub use kind::{Interval, Kind};
 pub use settings::Settings;

@@ -198,6 +198,11 @@ fn plain(kind: Kind, text: &str) -> Raw {
         Kind::Count { .. } | Kind::PowerOfTwo { .. } => {
             text.replace('_', "").parse().map_or_else(|_| as_text(), Raw::Integer)
         }
+        Kind::Counts { .. } => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            let number = |item: &str| item.parse().map_or_else(|_| Raw::Text(item.to_owned()), Raw::Integer);
+            Raw::List(items.map(number).collect())
+        }
         Kind::Origins | Kind::Intervals { .. } => {
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Raw::List(items.map(|item| Raw::Text(item.to_owned())).collect())

@@ -306,12 +306,38 @@ fn every_kind_refuses_every_other_kind_of_value() {
             let fits = match key.kind {
                 Kind::Flag => value == "true",
                 Kind::Origins | Kind::Intervals { .. } => value == "[]",
+                Kind::Counts { .. } => value == "[]" || value == "[1]",
                 _ => false,
             };
             let outcome = from_toml(&format!("{} = {value}", key.name));
             assert_eq!(outcome.is_ok(), fits, "{} = {value}", key.name);
         }
     }
+}
+
+#[test]
+fn depths_of_views_are_a_short_list_of_small_numbers() {
+    let views = |text: &str| from_toml(&format!("books.views = {text}")).map(|config| config.books.views);
+    assert_eq!(views("[10, 25]"), Ok(vec![10, 25]));
+    assert_eq!(
+        refusal(from_toml("books.views = [10, 101]")),
+        "error: books.views = [10, 101] (tickcast.toml line 1) has 101: \
+         write a list of at most 8 integers from 1 to 100, such as [10, 25]."
+    );
+    assert!(views("[1, 2, 3, 4, 5, 6, 7, 8]").is_ok());
+    for (wrong, why) in [
+        ("[1, 2, 3, 4, 5, 6, 7, 8, 9]", "has too many numbers"),
+        ("[0]", "has 0"),
+        ("[\"10\"]", "has \"10\""),
+        ("10", "is not of the type"),
+    ] {
+        let said = views(wrong).unwrap_err().to_string();
+        assert!(said.contains("books.views") && said.contains(why), "{said}");
+    }
+    let config = from_flags(&[("books.views", "5, 50")]).unwrap();
+    assert_eq!(config.books.views, [5, 50]);
+    assert_eq!(from_toml(&config.show(false)).unwrap().books.views, [5, 50]);
+    assert!(from_flags(&[("books.views", "ten")]).is_err());
 }
 
 #[test]

@@ -156,12 +156,19 @@ impl Publish for FeedDesk {
     }
 
     fn publish_event(&mut self, event: &PastEvent) -> Result<(), String> {
+        // Made anew from the books of the recording.
+        if self.ingest.makes(&event.topic) {
+            return Ok(());
+        }
         let wishes = Wishes { publisher: self.name, topic: event.topic.as_str(), ..Wishes::default() };
         let published = self.ingest.publish_frame(Source::Feed, &event.frame(), wishes, || self.later());
         self.note(published)
     }
 
     fn skip(&mut self, topic: &Topic, count: u64) -> Result<(), String> {
+        if self.ingest.makes(topic) {
+            return Ok(());
+        }
         self.ingest.skip(topic.as_str(), count).map(drop).map_err(|refusal| refusal.message)
     }
 

@@ -145,10 +145,15 @@ impl States {
 
     /// Tells at once that a stream is a replay: nobody should take much of it for news.
     fn say_replay(&self, stream: StreamId) {
+        self.say_now(stream, StreamState::REPLAY, StateReason::SAID, None);
+    }
+
+    /// Tells at once how a stream is, by somebody who knows without watching it; since its last event, unless
+    /// another time is given, in ns since the Unix epoch. The next event ends it as ever.
+    pub fn say_now(&self, stream: StreamId, state: StreamState, reason: StateReason, since: Option<u64>) {
         let mut found = None;
         self.engine.look_at(&[stream], |stream, _, _, pulse| {
-            let (since, last_sequence) = (pulse.last_event, pulse.head);
-            let (state, reason) = (StreamState::REPLAY, StateReason::SAID);
+            let (since, last_sequence) = (since.unwrap_or(pulse.last_event), pulse.head);
             let status = Status { state, reason, since, last_sequence, ..Status::live() };
             found = Some(Finding { stream, head: pulse.head, status });
         });

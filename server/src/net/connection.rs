@@ -99,7 +99,8 @@ impl Connection {
                 (Session::Binary(BinarySession::new(terms, number, epoch)), Format::Binary)
             }
             Speaks::D1 => {
-                let stay = client_id.and_then(|name| cell.shared.sticky.enter(name));
+                let next = cell.shard.borrow().distributed() + 1;
+                let stay = client_id.and_then(|name| cell.shared.sticky.enter(name, next));
                 let directory = cell.shared.directory.clone();
                 let session = D1Session::new(terms, number, config.json.case, directory, stay);
                 let format =
@@ -263,8 +264,8 @@ impl Connection {
             let is_idle = self.cell.shard.borrow().is_idle(self.peer);
             self.with_desk(|session, desk| session.heartbeat(desk));
             let mut shard = self.cell.shard.borrow_mut();
-            self.session.ping(is_idle, shared.clock.now());
-            let ping = websocket::message(OpCode::Ping, b"");
+            let number = self.session.ping(is_idle, shard.distributed()).map(u32::to_be_bytes);
+            let ping = websocket::message(OpCode::Ping, number.as_ref().map_or(&[], |number| &number[..]));
             let sent = shard.send(self.peer, ping).and_then(|()| {
                 if self.session.is_open() { shard.heartbeat(self.peer, shared.clock.now()) } else { Ok(()) }
             });
@@ -299,7 +300,7 @@ impl Connection {
         let Self { inbound, session, cell, peer, bucket, is_publisher, source, .. } = self;
         let (mut theirs, mut ended) = (None, false);
         let fed = inbound.feed(bytes, |inbound, received| {
-            ended |= !matches!(received, Received::Ping(_) | Received::Pong);
+            ended |= !matches!(received, Received::Ping(_) | Received::Pong(_));
             if theirs.is_some() {
                 // What follows a close is not read (RFC 6455, 5.5.1).
                 return Ok(());
@@ -314,7 +315,7 @@ impl Connection {
                 Received::Text(text) => session.text(text, &mut desk)?,
                 Received::Binary(bytes) => session.binary(bytes, &mut desk)?,
                 Received::Ping(payload) => desk.say(websocket::message(OpCode::Pong, payload)),
-                Received::Pong => session.pong(),
+                Received::Pong(payload) => session.pong(payload),
                 Received::Close(code) => theirs = Some(code),
             }
             let (overflow, acknowledged) = (desk.overflow, desk.acknowledged);
@@ -678,6 +679,10 @@ impl Desk for PeerDesk<'_> {
 
     fn begun(&self) -> u64 {
         self.cell.shard.borrow().begun()
+    }
+
+    fn distributed(&self) -> u64 {
+        self.cell.shard.borrow().distributed()
     }
 
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal> {

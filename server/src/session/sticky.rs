@@ -6,7 +6,7 @@
 //! an address stands for many people.
 //!
 //! Where it goes on is known from pings: who answers one has received all that was sent before it. What was
-//! published since then comes again, so a message may come twice and none is left out, as far back as history
+//! published behind that comes again, so a message may come twice and none is left out, as far back as history
 //! goes. With a journal, subscriptions outlive the process.
 #![forbid(unsafe_code)]
 
@@ -198,9 +198,10 @@ impl Sticky {
         }
     }
 
-    /// A connection has a name from now on. Nothing when no names are kept.
+    /// A connection has a name from now on. Nothing when no names are kept. What was published before `next`, in ns
+    /// UTC, is nothing that a client has missed which was not here before.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, name: &str) -> Option<Stay> {
+    pub fn enter(self: &Arc<Self>, name: &str, next: u64) -> Option<Stay> {
         if self.grace == 0 {
             return None;
         }
@@ -214,8 +215,7 @@ impl Sticky {
         if let Some(client) = clients.by_name.get_mut(&name) {
             client.connections += 1;
         } else {
-            // What was published before it came is nothing it has missed.
-            let client = Client { received: now, connections: 1, ..Client::default() };
+            let client = Client { received: next, connections: 1, ..Client::default() };
             let bytes = client.bytes(&name);
             is_counted = clients.make_room(bytes, self.bytes_max, &self.metrics);
             if is_counted {
@@ -318,10 +318,11 @@ impl Stay {
         if !clients.make_room(bytes, self.sticky.bytes_max, &self.sticky.metrics) {
             return;
         }
-        clients.bytes += bytes;
+        // A connection that there was no room to count does not keep the name from being forgotten just now.
         if let Some(client) = clients.by_name.get_mut(&self.name) {
             client.subscriptions.insert(key.to_owned(), asked.clone());
             client.is_changed = true;
+            clients.bytes += bytes;
         }
     }
 
@@ -345,7 +346,7 @@ impl Stay {
         }
     }
 
-    /// The client has all that was published before `time`, in ns UTC.
+    /// The client has all that was published before `time`: a publish time, and not one of the clock.
     pub fn has_received(&self, time: u64) {
         if let Some(client) = self.sticky.clients().by_name.get_mut(&self.name) {
             client.received = client.received.max(time);
@@ -397,7 +398,7 @@ mod tests {
         }
 
         fn enter(&self, name: &str) -> Stay {
-            self.sticky.enter(name).expect("names are kept")
+            self.sticky.enter(name, 1_000).expect("names are kept")
         }
 
         fn count(&self, name: &str) -> usize {
@@ -492,5 +493,22 @@ mod tests {
         bench.pass(10 * GRACE);
         bench.sticky.tick(None);
         assert_eq!(bench.count("l"), 1, "the connection that found no room does not count");
+    }
+
+    #[test]
+    fn who_is_forgotten_for_its_own_subscription_is_charged_nothing() {
+        let each = OVERHEAD_BYTES + 1 + asked("A").bytes("A");
+        let bench = Bench::new(2 * each);
+        let (here, more) = (bench.enter("h"), bench.enter("m"));
+        here.add("A", &asked("A"));
+        more.add("A", &asked("A"));
+        // There was no room for it; then another connection of its name found some, and left.
+        let late = bench.enter("l");
+        drop(more);
+        let counted = bench.enter("l");
+        counted.add("A", &asked("A"));
+        drop(counted);
+        late.add("B", &asked("B"));
+        assert_eq!((bench.count("l"), bench.count("h")), (0, 1));
     }
 }

@@ -161,8 +161,8 @@ fn what_has_begun_is_not_begun_again_when_there_is_no_room_for_the_rest() {
     session.retry(&mut desk);
     assert!(!session.is_waiting());
     let (prices, tape) = (
-        ("market_data.**".to_owned(), Start::Snapshot),
-        ("public_trade.**".to_owned(), Start::Since(RECEIVED)),
+        ("market_data.**".to_owned(), Start::Missed(RECEIVED)),
+        ("public_trade.**".to_owned(), Start::Missed(RECEIVED)),
     );
     assert_eq!(desk.asked, [prices, tape.clone(), tape.clone(), tape]);
     assert!(desk.ended.is_empty());
@@ -188,6 +188,6 @@ fn what_is_asked_for_while_others_return_begins_where_they_do() {
     // Another name of the same: were it live, what was missed would be taken for received.
     let text = r#"{"type": "subscribe", "data": {"subscription_type": "alert"}}"#;
     session.message(text, &mut desk).expect("sound");
-    let since = ("alert.**".to_owned(), Start::Since(RECEIVED));
+    let since = ("alert.**".to_owned(), Start::Missed(RECEIVED));
     assert_eq!(desk.asked, [since.clone(), since]);
 }

@@ -460,7 +460,8 @@ impl Shard {
                     self.fill(stream, head, from - 1);
                     return Step::Again;
                 }
-                if skip.earlier {
+                // Who was faster than the first turn was told that the stream begins at one.
+                if skip.earlier && self.index.groups_of(stream).is_empty() {
                     self.index.stream_mut(stream).expect("just ensured").head = skip.through;
                     return Step::Done;
                 }

@@ -14,8 +14,8 @@ use tickcast_compat::d1::{
 use tickcast_compat::parse::{JsonReason, Limits, parse};
 use tickcast_engine::{Delivery, Format, Start, Subscribe, SubscribeError};
 use tickcast_protocol::field::Timestamp;
-use tickcast_protocol::message::{Class, History};
-use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter, registry};
+use tickcast_protocol::message::History;
+use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter};
 
 use super::sticky::{Asked, Stay};
 use super::{Desk, Strikes, Terms};
@@ -193,7 +193,7 @@ impl D1Session {
             // It no longer waits, so it must not count twice against the limit.
             self.subscriptions.remove(&key);
             // What made the number known was published before we could subscribe, and is due too.
-            match self.subscribe_all(&key, &asked, Some(&symbol), |filter| since_then(filter, since), desk) {
+            match self.subscribe_all(&key, &asked, Some(&symbol), &Start::Missed(since), desk) {
                 Ok(ids) => drop(self.subscriptions.insert(key, Held::Live(ids))),
                 Err(Refused::Busy) => drop(self.subscriptions.insert(key, Held::Waiting(asked, since))),
                 Err(Refused::Error(error)) => {
@@ -369,8 +369,8 @@ impl D1Session {
             (None, None) => None,
         };
         let since = self.since;
-        let start = |filter: &TopicFilter| if returning { since_then(filter, since) } else { Start::Live };
-        let ids = self.subscribe_all(key, asked, symbol.as_deref(), start, desk)?;
+        let start = if returning { Start::Missed(since) } else { Start::Live };
+        let ids = self.subscribe_all(key, asked, symbol.as_deref(), &start, desk)?;
         self.subscriptions.insert(key.to_owned(), Held::Live(ids));
         Ok(None)
     }
@@ -403,7 +403,7 @@ impl D1Session {
         key: &str,
         asked: &Asked,
         symbol: Option<&str>,
-        start: impl Fn(&TopicFilter) -> Start,
+        start: &Start,
         desk: &mut dyn Desk,
     ) -> Result<Vec<SubscriptionId>, Refused> {
         let filters = d1::topics_of(&asked.subscription_type, symbol).map_err(Refused::Error)?;
@@ -426,7 +426,7 @@ impl D1Session {
         &mut self,
         filters: impl ExactSizeIterator<Item = TopicFilter> + Clone,
         ids: &mut Vec<SubscriptionId>,
-        start: impl Fn(&TopicFilter) -> Start,
+        start: &Start,
         desk: &mut dyn Desk,
     ) -> Result<(), Refused> {
         self.check_room(filters.len(), desk)?;
@@ -439,8 +439,7 @@ impl D1Session {
             }));
         }
         for filter in filters {
-            let start = start(&filter);
-            let request = Subscribe { filter, start, delivery: Delivery::default() };
+            let request = Subscribe { filter, start: start.clone(), delivery: Delivery::default() };
             let subscribed = desk.subscribe(request, &mut |_| None).map_err(|error| match error {
                 // A peer that is about to be closed gives nothing up: its next connection has it.
                 SubscribeError::Busy | SubscribeError::UnknownPeer => Refused::Busy,
@@ -541,12 +540,6 @@ fn key_of(asked: &Asked) -> String {
         (Some(symbol), None) => format!("{}_{symbol}", asked.subscription_type),
         _ => d1::subscription_key(&asked.subscription_type, asked.instrument_id),
     }
-}
-
-/// What a client has missed: of values, the last ones; of everything else, what was published since `time`.
-fn since_then(filter: &TopicFilter, time: u64) -> Start {
-    let info = filter.type_name().and_then(registry::by_name);
-    if info.is_some_and(|info| info.class == Class::Latest) { Start::Snapshot } else { Start::Since(time) }
 }
 
 fn unavailable(error: &SubscribeError) -> D1Error {

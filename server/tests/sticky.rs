@@ -384,6 +384,48 @@ fn subscriptions_outlive_the_server_with_a_journal() {
 }
 
 #[test]
+fn as_many_subscriptions_as_there_may_be_outlive_the_server() {
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().display().to_string();
+    let settings = [
+        ("heartbeat.interval", "1s"),
+        ("limits.inbound_messages_per_second", "100000"),
+        ("limits.inbound_messages_burst", "100000"),
+        ("alerts.min_durability", "disk"),
+        ("journal.directory", journal.as_str()),
+    ];
+    let timed = Timed::start(&settings);
+    let mut page = Page::open(timed.address(), NAMED);
+    for number in 0..1_024 {
+        let symbol = format!("BTC-USD-PERP-{number:07}");
+        let data = json!({"subscription_type": "technical_indicators", "symbol": symbol});
+        page.ask(&json!({"type": "subscribe", "data": data}), "subscription_ack");
+    }
+    timed.server.wait_until("they are on disk", |server| server.metric("tickcast_sticky_unsaved") == 0.0);
+    page.cut(&timed.server);
+    timed.server.running.stop();
+    let timed = Timed::start(&settings);
+    assert_eq!(Page::open(timed.address(), NAMED).greeted_with.len(), 1_024);
+}
+
+#[test]
+fn a_page_with_many_subscriptions_lives_through_heartbeats() {
+    let settings = [
+        BEATS,
+        ("limits.inbound_messages_per_second", "100000"),
+        ("limits.inbound_messages_burst", "100000"),
+    ];
+    let timed = Timed::start(&settings);
+    let mut page = Page::open(timed.address(), NAMED);
+    for number in 0..1_024 {
+        let symbol = format!("{number:060}");
+        let data = json!({"subscription_type": "technical_indicators", "symbol": symbol});
+        page.ask(&json!({"type": "subscribe", "data": data}), "subscription_ack");
+    }
+    page.answer_a_ping();
+}
+
+#[test]
 fn a_name_that_is_none_is_refused_by_field() {
     let timed = Timed::start(&[BEATS]);
     for query in ["client_id=", "client_id=a&client_id=b", "client_id=a%20b", "client_id=%FF"] {

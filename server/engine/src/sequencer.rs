@@ -42,11 +42,11 @@ pub(crate) enum Refused {
 }
 
 impl Sequencer {
-    /// Gives out times after `begun`.
+    /// Gives out no times before `begun`.
     pub(crate) fn new(streams_max: usize, begun: u64) -> Self {
         // Ids are 32 bits, and zero means none.
         let streams_max = streams_max.min(u32::MAX as usize - 1);
-        Self { ids: HashMap::default(), heads: Vec::new(), streams_max, last_time: begun }
+        Self { ids: HashMap::default(), heads: Vec::new(), streams_max, last_time: begun.saturating_sub(1) }
     }
 
     /// The stream (topic, class), if it was interned.

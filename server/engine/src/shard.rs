@@ -172,7 +172,7 @@ impl Shard {
             },
             history_limits: HistoryLimits { events: config.history_events, bytes: config.history_bytes },
             turn_events: config.turn_events,
-            distributed: config.begun,
+            distributed: config.begun.saturating_sub(1),
             now: 0,
             store: Store::default(),
             index: Index::default(),

@@ -263,6 +263,8 @@ impl Connection {
             self.next_heartbeat = self.cell.beat_after(now + shared.config.heartbeat.interval);
             let is_idle = self.cell.shard.borrow().is_idle(self.peer);
             self.with_desk(|session, desk| session.heartbeat(desk));
+            // What lists many subscriptions leaves no room for the ping.
+            self.flush()?;
             let mut shard = self.cell.shard.borrow_mut();
             let number = self.session.ping(is_idle, shard.distributed()).map(u32::to_be_bytes);
             let ping = websocket::message(OpCode::Ping, number.as_ref().map_or(&[], |number| &number[..]));

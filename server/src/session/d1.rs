@@ -208,7 +208,7 @@ impl D1Session {
     /// Subscribes a client that has come back to what it had, as far as there is room for the past of it.
     fn restore(&mut self, desk: &mut dyn Desk) {
         while let Some(asked) = self.returning.pop_front() {
-            let key = key_of(&asked);
+            let key = asked.key();
             if self.subscriptions.contains_key(&key) {
                 continue;
             }
@@ -313,13 +313,13 @@ impl D1Session {
     }
 
     fn subscribe(&mut self, request: Request, desk: &mut dyn Desk) {
-        let key = key_of(&request.asked);
+        let key = request.asked.key();
         if self.subscriptions.contains_key(&key) {
             return self.acknowledge(request, AckStatus::Subscribed, None, desk);
         }
         // What the client asks for is there before it is restored, and with the past that is owed to it. So is
         // what is new while others return: it may be theirs by another name, or a part of it.
-        let returning = self.returning.iter().position(|asked| key_of(asked) == key);
+        let returning = self.returning.iter().position(|asked| asked.key() == key);
         match self.begin(&request.asked, &key, !self.returning.is_empty(), desk) {
             Ok(text) => {
                 returning.and_then(|at| self.returning.remove(at));
@@ -467,9 +467,9 @@ impl D1Session {
     }
 
     fn unsubscribe(&mut self, request: Request, desk: &mut dyn Desk) {
-        let key = key_of(&request.asked);
+        let key = request.asked.key();
         let before = self.returning.len();
-        self.returning.retain(|asked| key_of(asked) != key);
+        self.returning.retain(|asked| asked.key() != key);
         let was_returning = self.returning.len() < before;
         self.forget(&key);
         if let Some(begun) = self.begun.remove(&key) {
@@ -519,7 +519,7 @@ impl D1Session {
                 .subscriptions
                 .keys()
                 .cloned()
-                .chain(self.returning.iter().map(key_of))
+                .chain(self.returning.iter().map(Asked::key))
                 .collect(),
             last_heartbeat: self.last_heard,
             ..ConnectionStatus::default()
@@ -531,14 +531,6 @@ impl D1Session {
     fn say_error(&self, report: &ErrorReport, desk: &mut dyn Desk) {
         let now = desk.now() as i64;
         say(&d1::error(report, self.case, now), desk);
-    }
-}
-
-/// Under what the client knows a subscription.
-fn key_of(asked: &Asked) -> String {
-    match (&asked.symbol, asked.instrument_id) {
-        (Some(symbol), None) => format!("{}_{symbol}", asked.subscription_type),
-        _ => d1::subscription_key(&asked.subscription_type, asked.instrument_id),
     }
 }
 

@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
+use tickcast_compat::d1;
+use tickcast_journal::Unavailable;
 
 use crate::alerts::Alerts;
 use crate::clock::Clock;
@@ -30,7 +32,7 @@ const AWAY_MAX: usize = 8;
 const LIMIT: &str = "json.sticky_bytes";
 
 /// One subscription, in the words of the dialect.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
     /// Its type.
     pub subscription_type: String,
@@ -137,10 +139,20 @@ pub struct Stay {
 #[derive(Serialize, Deserialize)]
 struct Note {
     is_camel: Option<bool>,
-    subscriptions: BTreeMap<String, Asked>,
+    /// Type, number and name: a row without names, of which the journal takes three times as many.
+    subscriptions: Vec<(String, Option<u64>, Option<String>)>,
 }
 
 impl Asked {
+    /// Under what the client knows it.
+    #[must_use]
+    pub fn key(&self) -> String {
+        match (&self.symbol, self.instrument_id) {
+            (Some(symbol), None) => format!("{}_{symbol}", self.subscription_type),
+            _ => d1::subscription_key(&self.subscription_type, self.instrument_id),
+        }
+    }
+
     fn bytes(&self, key: &str) -> usize {
         OVERHEAD_BYTES
             + key.len()
@@ -210,7 +222,10 @@ impl Client {
     }
 
     fn note(&self) -> Vec<u8> {
-        let note = Note { is_camel: self.is_camel, subscriptions: self.subscriptions.clone() };
+        let row =
+            |asked: &Asked| (asked.subscription_type.clone(), asked.instrument_id, asked.symbol.clone());
+        let subscriptions = self.subscriptions.values().map(row).collect();
+        let note = Note { is_camel: self.is_camel, subscriptions };
         serde_json::to_vec(&note).expect("strings and numbers")
     }
 }
@@ -260,8 +275,12 @@ impl Sticky {
                 clients.gone.push(name);
                 continue;
             };
+            let asked = |(subscription_type, instrument_id, symbol)| {
+                let asked = Asked { subscription_type, instrument_id, symbol };
+                (asked.key(), asked)
+            };
             let client = Client {
-                subscriptions: note.subscriptions,
+                subscriptions: note.subscriptions.into_iter().map(asked).collect(),
                 is_camel: note.is_camel,
                 left_at: now,
                 is_on_disk: true,
@@ -340,7 +359,14 @@ impl Sticky {
         }
         for (name, note) in notes {
             let (sticky, of) = (Arc::downgrade(self), Arc::clone(&name));
-            let kept = Box::new(move |kept: Result<(), _>| saved(&sticky, &of, kept.is_ok()));
+            let kept = Box::new(move |kept: Result<(), Unavailable>| {
+                if let Err(Unavailable::TooLarge { limit }) = kept {
+                    // To be told once: it is no better the next time.
+                    tracing::warn!(client = %of, limit, "subscriptions of a client are too many bytes for the journal and do not outlive the server");
+                    return saved(&sticky, &of, true);
+                }
+                saved(&sticky, &of, kept.is_ok());
+            });
             alerts.remember(&name, Some(note), now, kept);
         }
     }

@@ -226,7 +226,7 @@ impl Shard {
                     self.index.stream(matched.stream).is_some_and(|stream| stream.class == Class::Latest)
                 };
                 let (others, latest) = matched.split_at(matched.partition_point(|one| !is_latest(one)));
-                self.push_replay(index, subscription, others, predates, &passes);
+                self.push_replay(index, subscription, others, predates, passes);
                 self.push_snapshot(index, subscription, latest, passes);
             }
         }

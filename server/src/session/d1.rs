@@ -534,6 +534,16 @@ impl D1Session {
     }
 }
 
+impl Asked {
+    /// Under what the client knows it.
+    pub(super) fn key(&self) -> String {
+        match (&self.symbol, self.instrument_id) {
+            (Some(symbol), None) => format!("{}_{symbol}", self.subscription_type),
+            _ => d1::subscription_key(&self.subscription_type, self.instrument_id),
+        }
+    }
+}
+
 fn unavailable(error: &SubscribeError) -> D1Error {
     D1Error {
         code: ErrorCode::Unavailable.name(),

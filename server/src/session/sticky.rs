@@ -14,7 +14,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
-use tickcast_compat::d1;
 use tickcast_journal::Unavailable;
 
 use crate::alerts::Alerts;
@@ -144,15 +143,6 @@ struct Note {
 }
 
 impl Asked {
-    /// Under what the client knows it.
-    #[must_use]
-    pub fn key(&self) -> String {
-        match (&self.symbol, self.instrument_id) {
-            (Some(symbol), None) => format!("{}_{symbol}", self.subscription_type),
-            _ => d1::subscription_key(&self.subscription_type, self.instrument_id),
-        }
-    }
-
     fn bytes(&self, key: &str) -> usize {
         OVERHEAD_BYTES
             + key.len()

@@ -228,9 +228,13 @@ impl Connection {
     }
 
     fn on_time(&mut self) -> Result<(), End> {
-        let now = Instant::now();
         let shared = self.cell.shared.clone();
         let limits = &shared.config.limits;
+        if self.is_late() {
+            // What has come while this thread was kept from looking is read first, and is in time.
+            self.read()?;
+        }
+        let now = Instant::now();
         if !self.session.is_open() && now >= self.opened + limits.hello_timeout {
             let text = "no hello within limits.hello_timeout";
             return Err(End::Ours(CloseReason::limit(CloseCode::HelloTimeout, text, "limits.hello_timeout")));
@@ -278,6 +282,14 @@ impl Connection {
             return self.flush();
         }
         Ok(())
+    }
+
+    /// True when the peer has waited longer with something than it may.
+    fn is_late(&self) -> bool {
+        let (now, limits) = (Instant::now(), &self.cell.shared.config.limits);
+        now >= self.last_read + limits.idle_timeout
+            || self.message_began.is_some_and(|began| now >= began + limits.message_timeout)
+            || !self.session.is_open() && now >= self.opened + limits.hello_timeout
     }
 
     /// Reads once: as much as fits the scratch buffer.

@@ -118,7 +118,7 @@ pub fn start_with_clock(
     let (engine, engine_shards) = Engine::new(engine_config, epoch, boot, codec, notifies);
     // Keyed per process: nobody can prepare attributes that collide.
     let hasher = RandomState::new();
-    let alerts = open_alerts(&config, &metrics, &engine, &hasher, started)?;
+    let alerts = open_alerts(&config, &metrics, &engine, &hasher)?;
     let states = Arc::new(States::new(engine.clone(), config.limits.streams));
     let watching = states.watch(state_rules(&config), clock.clone())?;
     let ingest = Arc::new(Ingest::new(
@@ -294,7 +294,6 @@ fn open_alerts(
     metrics: &Arc<Metrics>,
     engine: &Engine,
     hasher: &RandomState,
-    now: u64,
 ) -> io::Result<Option<Arc<Alerts>>> {
     if config.alerts.min_durability == MinDurability::Memory {
         return Ok(None);
@@ -307,7 +306,7 @@ fn open_alerts(
     settings.id_age_min = ns(config.journal.remember_ids);
     let limits = alerts::Limits { identities: config.alerts.identities };
     let began = std::time::Instant::now();
-    let alerts = Alerts::open(settings, limits, metrics.clone(), engine, hasher, now).map_err(|error| {
+    let alerts = Alerts::open(settings, limits, metrics.clone(), engine, hasher).map_err(|error| {
         io::Error::other(format!("{error}; to run without a journal, set alerts.min_durability = \"memory\""))
     })?;
     let (took, identities) = (began.elapsed(), alerts.identity_count());

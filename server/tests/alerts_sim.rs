@@ -186,6 +186,10 @@ impl Desk for FakeDesk<'_> {
         0
     }
 
+    fn distributed(&self) -> u64 {
+        0
+    }
+
     fn may_publish(&self) -> Result<(), Denied> {
         Ok(())
     }
@@ -293,8 +297,7 @@ impl World {
         };
         let opener = Box::new(OnDisk { quick_repair: true, ..OnDisk::new(&self.disk) });
         let (limits, metrics) = (Limits { identities: 100 }, Arc::new(Metrics::default()));
-        let opened =
-            Alerts::open_with(settings, opener, limits, metrics, &engine, &RandomState::new(), self.now);
+        let opened = Alerts::open_with(settings, opener, limits, metrics, &engine, &RandomState::new());
         match opened {
             Ok(alerts) => self.server = Some(Server { alerts: Arc::new(alerts), _shards: shards }),
             // The disk fails at the start: it is tried again later, as a supervisor does.

@@ -2,9 +2,14 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{BINARY, Raw, TestServer, masked, sample, tick};
+use tickcast::clock::{Clock, unix_nanos};
+use tickcast::config::Host;
+use tickcast::server;
 use tickcast_protocol::message::{Message, NoticeKind, Ping, Role, Start, Subscribe};
 use tickcast_protocol::{frame, registry};
 
@@ -55,6 +60,43 @@ fn a_publisher_that_always_has_more_to_send_is_not_taken_for_a_dribbler() {
         server.metric("tickcast_messages_received_total{type=\"market_data\"}") == f64::from(sent + 1)
     });
     assert_eq!(server.limit_hits("limits.message_timeout"), 0.0);
+}
+
+#[test]
+fn what_came_while_the_server_was_kept_from_looking_is_not_late() {
+    let (holds, is_held) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (hold, held) = (holds.clone(), is_held.clone());
+    // As a machine that is paused does: the thread of all connections stands still.
+    let clock = Clock::new(move || {
+        while hold.load(Ordering::SeqCst)
+            && std::thread::current().name().is_some_and(|name| name.starts_with("shard"))
+        {
+            held.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        unix_nanos()
+    });
+    let host = Host { cores: 1, descriptors: 10_000 };
+    let settings =
+        [("heartbeat.interval", "500ms"), ("limits.message_timeout", "1s"), ("limits.idle_timeout", "1s")];
+    let running = server::start_with_clock(common::config(&settings), host, Vec::new(), clock);
+    let server = TestServer { running: running.expect("the server starts") };
+    let mut publisher = Raw::binary(server.address(), Role::PUBLISHER);
+    let bytes = masked(0x80 | BINARY, &frame::encode(&tick("X", "1.5")));
+    let (first, second) = bytes.split_at(bytes.len() / 2);
+    publisher.send_bytes(&[&bytes, first].concat());
+    let received = "tickcast_messages_received_total{type=\"market_data\"}";
+    server.wait_until("the first is taken", |server| server.metric(received) == 1.0);
+    holds.store(true, Ordering::SeqCst);
+    server.publish(&tick("X", "2"));
+    server.wait_until("it stands still", |_| is_held.load(Ordering::SeqCst));
+    publisher.send_bytes(second);
+    std::thread::sleep(Duration::from_millis(1_200));
+    holds.store(false, Ordering::SeqCst);
+    publisher.say(&Message::Ping(Ping { client_time: tickcast_protocol::field::Timestamp(0), sequence: 7 }));
+    assert!(matches!(publisher.message(), Message::Pong(pong) if pong.sequence == 7), "still open");
+    let late = |key| server.limit_hits(key);
+    assert_eq!((late("limits.message_timeout"), late("limits.idle_timeout")), (0.0, 0.0));
 }
 
 #[test]

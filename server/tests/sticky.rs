@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tickcast::clock::Clock;
 use tickcast::config::Host;
+use tickcast::ingest::{Source, Wishes};
 use tickcast::server;
+use tickcast_protocol::frame::{FLAG_CRITICAL, Frame, payload};
 use tickcast_protocol::message::{Alert, MarketData, Message};
 
 const SECOND: u64 = 1_000_000_000;
@@ -20,6 +23,12 @@ const MINUTE: u64 = 60 * SECOND;
 const START: u64 = 1_790_000_000 * SECOND;
 const NAMED: &str = "/ws/realtime?client_id=desk-7";
 const BEATS: (&str, &str) = ("heartbeat.interval", "20ms");
+
+thread_local! {
+    /// How long ago this thread read the clock when it publishes: a critical message has the time at which it
+    /// came, and is on the ring when its disk is done.
+    static SINCE_THEN: Cell<u64> = const { Cell::new(0) };
+}
 
 /// A server whose clock stands still until it is moved.
 struct Timed {
@@ -31,7 +40,7 @@ impl Timed {
     fn start(settings: &[(&str, &str)]) -> Self {
         let now = Arc::new(AtomicU64::new(START));
         let read = now.clone();
-        let clock = Clock::new(move || read.load(Ordering::SeqCst));
+        let clock = Clock::new(move || read.load(Ordering::SeqCst) - SINCE_THEN.get());
         let host = Host { cores: 2, descriptors: 10_000 };
         let running = server::start_with_clock(config(settings), host, Vec::new(), clock);
         Self { server: TestServer { running: running.expect("the server starts") }, now }
@@ -39,6 +48,10 @@ impl Timed {
 
     fn pass(&self, time: u64) {
         self.now.fetch_add(time, Ordering::SeqCst);
+    }
+
+    fn set_back(&self, time: u64) {
+        self.now.fetch_sub(time, Ordering::SeqCst);
     }
 
     fn address(&self) -> SocketAddr {
@@ -371,6 +384,48 @@ fn subscriptions_outlive_the_server_with_a_journal() {
 }
 
 #[test]
+fn as_many_subscriptions_as_there_may_be_outlive_the_server() {
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().display().to_string();
+    let settings = [
+        ("heartbeat.interval", "1s"),
+        ("limits.inbound_messages_per_second", "100000"),
+        ("limits.inbound_messages_burst", "100000"),
+        ("alerts.min_durability", "disk"),
+        ("journal.directory", journal.as_str()),
+    ];
+    let timed = Timed::start(&settings);
+    let mut page = Page::open(timed.address(), NAMED);
+    for number in 0..1_024 {
+        let symbol = format!("BTC-USD-PERP-{number:07}");
+        let data = json!({"subscription_type": "technical_indicators", "symbol": symbol});
+        page.ask(&json!({"type": "subscribe", "data": data}), "subscription_ack");
+    }
+    timed.server.wait_until("they are on disk", |server| server.metric("tickcast_sticky_unsaved") == 0.0);
+    page.cut(&timed.server);
+    timed.server.running.stop();
+    let timed = Timed::start(&settings);
+    assert_eq!(Page::open(timed.address(), NAMED).greeted_with.len(), 1_024);
+}
+
+#[test]
+fn a_page_with_many_subscriptions_lives_through_heartbeats() {
+    let settings = [
+        BEATS,
+        ("limits.inbound_messages_per_second", "100000"),
+        ("limits.inbound_messages_burst", "100000"),
+    ];
+    let timed = Timed::start(&settings);
+    let mut page = Page::open(timed.address(), NAMED);
+    for number in 0..1_024 {
+        let symbol = format!("{number:060}");
+        let data = json!({"subscription_type": "technical_indicators", "symbol": symbol});
+        page.ask(&json!({"type": "subscribe", "data": data}), "subscription_ack");
+    }
+    page.answer_a_ping();
+}
+
+#[test]
 fn a_name_that_is_none_is_refused_by_field() {
     let timed = Timed::start(&[BEATS]);
     for query in ["client_id=", "client_id=a&client_id=b", "client_id=a%20b", "client_id=%FF"] {
@@ -382,4 +437,165 @@ fn a_name_that_is_none_is_refused_by_field() {
             "{answer}"
         );
     }
+}
+
+#[test]
+fn an_alert_that_took_long_to_the_disk_is_not_left_out() {
+    let timed = Timed::start(&[BEATS]);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.subscribe("alerts");
+    timed.pass(10 * SECOND);
+    page.answer_a_ping();
+    page.cut(&timed.server);
+    // It came before the ping, and was on the ring behind it.
+    SINCE_THEN.set(5 * SECOND);
+    timed.alert(2);
+    SINCE_THEN.set(0);
+    let mut page = Page::open(timed.address(), NAMED);
+    assert_eq!(page.sync(), ["alert 2"]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_leaves_nothing_out() {
+    let timed = Timed::start(&[BEATS]);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.subscribe("alerts");
+    timed.pass(10 * SECOND);
+    page.answer_a_ping();
+    timed.set_back(5 * SECOND);
+    page.cut(&timed.server);
+    timed.alert(2);
+    let mut page = Page::open(timed.address(), NAMED);
+    assert_eq!(page.sync(), ["alert 2"]);
+}
+
+#[test]
+fn what_was_received_long_ago_does_not_come_again_when_the_clock_was_set_back() {
+    let timed = Timed::start(&[BEATS]);
+    timed.pass(MINUTE);
+    timed.alert(1);
+    timed.set_back(30 * SECOND);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.subscribe("alerts");
+    timed.alert(2);
+    assert_eq!(page.sync(), ["alert 2"]);
+    page.answer_a_ping();
+    page.cut(&timed.server);
+    timed.alert(3);
+    let mut page = Page::open(timed.address(), NAMED);
+    assert_eq!(page.sync(), ["alert 3"]);
+}
+
+#[test]
+fn a_pong_that_nobody_asked_for_proves_nothing() {
+    let timed = Timed::start(&[BEATS]);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.raw.answers_pings = false;
+    page.subscribe("alerts");
+    timed.alert(1);
+    page.sync();
+    timed.pass(10 * SECOND);
+    // Until a ping is out. Some clients send pongs of their own as a sign of life.
+    for _ in 0..2 {
+        while page.next()["message_type"] != "connection_status" {}
+    }
+    page.raw.send(common::PONG, b"");
+    page.raw.send(common::PONG, b"alive");
+    page.sync();
+    page.cut(&timed.server);
+    let mut page = Page::open(timed.address(), NAMED);
+    assert_eq!(page.sync(), ["alert 1"]);
+}
+
+#[test]
+fn two_pages_of_one_name_miss_nothing_of_what_the_other_received() {
+    let timed = Timed::start(&[BEATS]);
+    let mut one = Page::open(timed.address(), NAMED);
+    one.subscribe("alerts");
+    let mut other = Page::open(timed.address(), NAMED);
+    timed.pass(10 * SECOND);
+    one.answer_a_ping();
+    other.answer_a_ping();
+    other.cut(&timed.server);
+    timed.alert(2);
+    assert_eq!(one.sync(), ["alert 2"]);
+    timed.pass(10 * SECOND);
+    one.answer_a_ping();
+    let mut other = Page::open(timed.address(), NAMED);
+    assert_eq!(other.sync(), ["alert 2"], "the first page has had it, this one not");
+}
+
+#[test]
+fn who_says_goodbye_and_comes_back_at_once_begins_anew() {
+    let timed = Timed::start(&[BEATS]);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.subscribe("alerts");
+    page.raw.send(common::CLOSE, &1001_u16.to_be_bytes());
+    assert_eq!(page.raw.close_code(), Some(1001));
+    // The page is loaded anew while the old socket still waits for its end.
+    assert!(Page::open(timed.address(), NAMED).greeted_with.is_empty());
+}
+
+#[test]
+fn all_that_made_a_number_known_comes_not_only_the_last() {
+    let timed = Timed::start(&[BEATS]);
+    let mut page = Page::open(timed.address(), NAMED);
+    let data = json!({"subscription_type": "alerts", "instrument_id": 5});
+    page.ask(&json!({"type": "subscribe", "data": data}), "subscription_ack");
+    let Message::MarketData(price) = tick("BTC-USD", "7") else { panic!("market_data") };
+    let Message::Alert(alert) = sample("alert") else { panic!("alert") };
+    timed.server.publish(&Message::MarketData(MarketData { instrument_id: Some(5), ..price }));
+    for alert_id in 1..=3 {
+        let (symbol, instrument_id) = ("BTC-USD".to_owned(), Some(5));
+        timed.server.publish(&Message::Alert(Alert { alert_id, symbol, instrument_id, ..alert.clone() }));
+    }
+    // A heartbeat comes every 20 ms, and what waits is tried again after 250.
+    for _ in 0..100 {
+        while page.next()["message_type"] != "connection_status" {}
+    }
+    assert_eq!(page.seen, ["alert 1", "alert 2", "alert 3"]);
+}
+
+#[test]
+fn what_was_raised_to_critical_comes_again_whole() {
+    let timed = Timed::start(&[BEATS]);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.subscribe("market_data");
+    page.cut(&timed.server);
+    for price in ["1", "2"] {
+        let (payload, header) = payload(&tick("BTC-USD", price));
+        let header = tickcast_protocol::Header { flags: header.flags | FLAG_CRITICAL, ..header };
+        let frame = Frame { header, payload: &payload };
+        let later = || -> tickcast::ingest::Later { Box::new(drop) };
+        let published =
+            timed.server.running.ingest().publish_frame(Source::Socket, &frame, Wishes::default(), later);
+        published.expect("accepted");
+    }
+    let mut page = Page::open(timed.address(), NAMED);
+    assert_eq!(page.sync(), ["BTC-USD 1", "BTC-USD 2"]);
+}
+
+#[test]
+fn topics_of_an_earlier_run_are_no_gap_of_this_one() {
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().display().to_string();
+    let settings = [BEATS, ("alerts.min_durability", "disk"), ("journal.directory", journal.as_str())];
+    let timed = Timed::start(&settings);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.subscribe("alerts");
+    timed.alert(1);
+    while page.seen.is_empty() {
+        page.next();
+    }
+    timed.server.running.stop();
+
+    let timed = Timed::start(&settings);
+    let mut page = Page::open(timed.address(), NAMED);
+    let told = r#""DATA_GAP" "what was published before the server began is not kept""#;
+    assert_eq!(page.sync(), [told], "the first return tells it, once");
+    timed.pass(10 * SECOND);
+    page.answer_a_ping();
+    page.cut(&timed.server);
+    let mut page = Page::open(timed.address(), NAMED);
+    assert!(page.sync().is_empty(), "it has missed nothing: {:?}", page.seen);
 }

@@ -221,7 +221,7 @@ impl Engine {
                 )
             })
             .collect();
-        let sequencer = Sequencer::new(config.streams_max);
+        let sequencer = Sequencer::new(config.streams_max, config.begun);
         let ingest = Mutex::new(Ingest { sequencer, writer, records: Vec::new(), noted: Vec::new() });
         let EngineConfig { streams_max, lz4_min_bytes, .. } = config;
         let states = StateCounts::default();
@@ -253,8 +253,8 @@ impl Engine {
         Some(Tap::new(end, shared.ring.reader(), Arc::clone(&shared.records)))
     }
 
-    /// Numbers an event and puts it on the ring. `now` is in ns since the Unix epoch; an earlier time
-    /// than one already given out is raised to that.
+    /// Numbers an event and puts it on the ring. `now` is in ns since the Unix epoch; a time that is not later
+    /// than the last one given out is raised to the next.
     ///
     /// # Errors
     /// [`PublishError`]; nothing was published.
@@ -313,6 +313,8 @@ impl Engine {
                 class,
                 from: stamp.from.0,
                 through: stamp.through.0,
+                publish_time: stamp.publish_time,
+                earlier: false,
             }));
             let Ingest { records, noted, .. } = &mut *ingest;
             records[stamp.stream.0 as usize - 1].put_on(noted);
@@ -324,6 +326,32 @@ impl Engine {
         if let Some(tap) = tap {
             tap.wake();
         }
+        self.wake();
+        Ok(Receipt::of(&stamp))
+    }
+
+    /// Lets a stream that nobody has heard of in this run go on behind the `count` events that an earlier one
+    /// published: they are numbered, and nobody's loss.
+    ///
+    /// # Errors
+    /// [`PublishError`]; nothing has changed.
+    pub fn found(&self, topic: &Topic, class: Class, count: u64) -> Result<Receipt, PublishError> {
+        let stamp = {
+            let mut ingest = self.shared.ingest.lock().unwrap_or_else(PoisonError::into_inner);
+            let stamp = self.stamp(&mut ingest, topic, class, count, 0)?;
+            let position = ingest.writer.cursor();
+            ingest.record(stamp.stream).found(position, stamp.through.0);
+            ingest.writer.publish(Item::Skip(Skip {
+                stream: stamp.stream,
+                topic: topic.clone(),
+                class,
+                from: stamp.from.0,
+                through: stamp.through.0,
+                publish_time: stamp.publish_time,
+                earlier: true,
+            }));
+            stamp
+        };
         self.wake();
         Ok(Receipt::of(&stamp))
     }

@@ -362,6 +362,10 @@ pub(crate) struct Skip {
     pub(crate) class: Class,
     pub(crate) from: u64,
     pub(crate) through: u64,
+    /// The time in the order of events, in ns since the Unix epoch.
+    pub(crate) publish_time: u64,
+    /// An earlier run published them: nobody who is here has missed them.
+    pub(crate) earlier: bool,
 }
 
 #[cfg(test)]

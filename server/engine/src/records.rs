@@ -174,6 +174,12 @@ impl Record {
         ended.map(|status| *status)
     }
 
+    /// The stream goes on behind what an earlier run published; the slot at `position` says so.
+    pub(crate) fn found(&self, position: u64, through: u64) {
+        let mut state = self.state();
+        (state.head, state.position) = (through, position);
+    }
+
     /// Puts the stream on a list, unless it is there since it was looked at last.
     pub(crate) fn put_on(&self, list: &mut Vec<StreamId>) {
         if !std::mem::replace(&mut self.state().noted, true) {

@@ -1,8 +1,8 @@
 //! Who is next: interns streams and numbers their events. Used inside the ingest section only.
 //!
-//! Sequences of a stream start at 1 and have no holes; publish times never go back, on any stream, so
-//! that a clock set back does not reorder what a client sorts by time. A second implementation will give
-//! out the numbers of critical streams after the journal's commit.
+//! Sequences of a stream start at 1 and have no holes; publish times only grow, over all streams, so that a
+//! clock set back does not reorder what a client sorts by time, and that a time is a place in the order of
+//! events: what comes later has a later one.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -42,10 +42,11 @@ pub(crate) enum Refused {
 }
 
 impl Sequencer {
-    pub(crate) fn new(streams_max: usize) -> Self {
+    /// Gives out no times before `begun`.
+    pub(crate) fn new(streams_max: usize, begun: u64) -> Self {
         // Ids are 32 bits, and zero means none.
         let streams_max = streams_max.min(u32::MAX as usize - 1);
-        Self { ids: HashMap::default(), heads: Vec::new(), streams_max, last_time: 0 }
+        Self { ids: HashMap::default(), heads: Vec::new(), streams_max, last_time: begun.saturating_sub(1) }
     }
 
     /// The stream (topic, class), if it was interned.
@@ -76,7 +77,7 @@ impl Sequencer {
             }
         };
         self.heads[stream.0 as usize - 1] = through;
-        self.last_time = self.last_time.max(now);
+        self.last_time = now.max(self.last_time.saturating_add(1));
         Ok(Stamp {
             stream,
             born: known.is_none(),
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn sequences_have_no_holes_and_streams_keep_apart() {
-        let mut sequencer = Sequencer::new(10);
+        let mut sequencer = Sequencer::new(10, 0);
         let (a, b) = (topic("A"), topic("B"));
         let mut assign = |topic: &Topic, class, count| {
             let stamp = sequencer.assign(topic, class, count, 0).unwrap();
@@ -111,18 +112,18 @@ mod tests {
     }
 
     #[test]
-    fn time_never_goes_back() {
-        let mut sequencer = Sequencer::new(10);
-        let times: Vec<u64> = [5, 9, 3, 10]
+    fn time_only_grows() {
+        let mut sequencer = Sequencer::new(10, 4);
+        let times: Vec<u64> = [2, 9, 3, 9, 20]
             .iter()
             .map(|now| sequencer.assign(&topic("A"), Class::Latest, 1, *now).unwrap().publish_time)
             .collect();
-        assert_eq!(times, [5, 9, 9, 10]);
+        assert_eq!(times, [5, 9, 10, 11, 20]);
     }
 
     #[test]
     fn known_streams_go_on_at_the_limit() {
-        let mut sequencer = Sequencer::new(1);
+        let mut sequencer = Sequencer::new(1, 0);
         assert!(sequencer.assign(&topic("A"), Class::Latest, 1, 0).is_ok());
         assert_eq!(sequencer.assign(&topic("B"), Class::Latest, 1, 0), Err(Refused::StreamLimit));
         assert_eq!(sequencer.assign(&topic("A"), Class::Ordered, 1, 0), Err(Refused::StreamLimit));
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn sequences_that_run_out_change_nothing() {
-        let mut sequencer = Sequencer::new(1);
+        let mut sequencer = Sequencer::new(1, 0);
         assert!(sequencer.assign(&topic("A"), Class::Latest, u64::MAX - 1, 0).is_ok());
         assert_eq!(sequencer.assign(&topic("A"), Class::Latest, 2, 9), Err(Refused::SequenceLimit));
         let last = sequencer.assign(&topic("A"), Class::Latest, 1, 5).unwrap();

@@ -77,6 +77,9 @@ pub struct Shard {
     pub(crate) limits: OutboxLimits,
     pub(crate) history_limits: HistoryLimits,
     turn_events: usize,
+    /// The publish time of the newest thing that was distributed: what was published by then has been, and what
+    /// is published later has a later one. In ns since the Unix epoch.
+    distributed: u64,
     /// The time of the present turn, in ns on the caller's clock.
     pub(crate) now: u64,
     pub(crate) store: Store,
@@ -169,6 +172,7 @@ impl Shard {
             },
             history_limits: HistoryLimits { events: config.history_events, bytes: config.history_bytes },
             turn_events: config.turn_events,
+            distributed: config.begun.saturating_sub(1),
             now: 0,
             store: Store::default(),
             index: Index::default(),
@@ -253,13 +257,21 @@ impl Shard {
         let mut published: Option<(u64, u64)> = None;
         while drained < self.turn_events && !self.run_full {
             let Some(work) = self.inbox.pop_front() else { break };
-            if let Work::Event(event) = &work {
-                // Publish times never run backwards, so the last one is the newest.
-                let time = event.publish_time();
-                published = Some((published.map_or(time, |(oldest, _)| oldest), time));
-            }
+            let time = match &work {
+                Work::Event(event) => {
+                    // Publish times never run backwards, so the last one is the newest.
+                    let time = event.publish_time();
+                    published = Some((published.map_or(time, |(oldest, _)| oldest), time));
+                    time
+                }
+                Work::Skip(skip) => skip.publish_time,
+                Work::Gap(..) | Work::States(_) | Work::Repair(_) => 0,
+            };
             match self.work(work) {
-                Step::Done => drained += 1,
+                Step::Done => {
+                    drained += 1;
+                    self.distributed = self.distributed.max(time);
+                }
                 Step::Again => {}
                 Step::Stop(work) => {
                     self.inbox.push_front(work);
@@ -332,6 +344,13 @@ impl Shard {
     #[must_use]
     pub fn begun(&self) -> u64 {
         self.begun
+    }
+
+    /// Everything that was published up to this time has been distributed, to runs, histories and outboxes, or
+    /// was told as lost; what is published from now on has a later one. In ns since the Unix epoch.
+    #[must_use]
+    pub fn distributed(&self) -> u64 {
+        self.distributed
     }
 
     /// Distributes everything up to where the ring ends now. Runs go to outboxes.
@@ -440,6 +459,11 @@ impl Shard {
                     self.inbox.push_front(Work::Skip(skip));
                     self.fill(stream, head, from - 1);
                     return Step::Again;
+                }
+                // Who was faster than the first turn was told that the stream begins at one.
+                if skip.earlier && self.index.groups_of(stream).is_empty() {
+                    self.index.stream_mut(stream).expect("just ensured").head = skip.through;
+                    return Step::Done;
                 }
                 self.gap(stream, Loss::gap(from, skip.through, Cause::Upstream))
             }

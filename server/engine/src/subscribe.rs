@@ -74,6 +74,9 @@ pub enum Start {
     Snapshot,
     /// With what was published at this time or later, in ns since the Unix epoch, as far as it is kept.
     Since(u64),
+    /// With what a peer has missed that has all before this publish time: of streams of the class latest, the last
+    /// values; of all others, what was published since, as with [`Start::Since`].
+    Missed(u64),
     /// After the positions given.
     Resume {
         /// The epoch they belong to.
@@ -203,48 +206,80 @@ impl Shard {
         self.push_binds(index, subscription, &binds);
         let passes =
             |event: &Event| condition.as_ref().is_none_or(|condition| condition.passes(event.attributes()));
+        let predates = match start {
+            Start::Since(time) | Start::Missed(time) => time < self.begun,
+            Start::Live | Start::Snapshot | Start::Resume { .. } => false,
+        };
+        if !matches!(start, Start::Live | Start::Snapshot) {
+            // The strictest classes first, as long as the budget lasts.
+            let class = |id| self.index.stream(id).map(|stream| stream.class);
+            matched.sort_by_key(|matched| Reverse(class(matched.stream)));
+        }
         match start {
             Start::Live => {}
-            Start::Snapshot => {
-                let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
-                for matched in &matched {
-                    let stream = self.index.stream(matched.stream).expect("a matched stream is known");
-                    let snapshot = stream.history.snapshot(passes, &mut budget, &mut self.store);
-                    if let Some(bound) = snapshot.short {
-                        self.stats.history_short(bound);
-                    }
-                    past.extend(
-                        snapshot.events.into_iter().map(|event| (matched.stream, Recent::Event(event))),
-                    );
-                }
-                self.push_bracket(index, subscription, Bracket::SNAPSHOT, past);
-            }
+            Start::Snapshot => self.push_snapshot(index, subscription, &matched, passes),
             Start::Resume { .. } | Start::Since(_) => {
-                let known = |id| self.index.stream(id).expect("a matched stream is known");
-                // The strictest classes first, as long as the budget lasts.
-                matched.sort_by_key(|matched| Reverse(known(matched.stream).class));
-                let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
-                let mut gone = Vec::new();
-                for matched in &matched {
-                    let stream = known(matched.stream);
-                    let (position, head) = (matched.position, stream.head);
-                    let since = stream.history.since(position, head, passes, &mut budget, &mut self.store);
-                    if let Some(bound) = since.short {
-                        self.stats.history_short(bound);
-                    }
-                    if matched.forgot || is_gone(&since.entries) {
-                        gone.push(matched.stream);
-                    }
-                    past.extend(since.entries.into_iter().map(|entry| (matched.stream, entry)));
-                }
-                let predates = matches!(start, Start::Since(time) if time < self.begun);
-                self.push_history(index, subscription, predates, &gone);
-                self.push_bracket(index, subscription, Bracket::REPLAY, past);
+                self.push_replay(index, subscription, &matched, predates, passes);
+            }
+            Start::Missed(_) => {
+                let is_latest = |matched: &Matched| {
+                    self.index.stream(matched.stream).is_some_and(|stream| stream.class == Class::Latest)
+                };
+                let (others, latest) = matched.split_at(matched.partition_point(|one| !is_latest(one)));
+                self.push_replay(index, subscription, others, predates, passes);
+                self.push_snapshot(index, subscription, latest, passes);
             }
         }
         self.owe_states(index, matched.iter().map(|matched| matched.stream));
         self.mark_dirty(index);
         Ok(subscribed)
+    }
+
+    /// Queues the last values of some streams.
+    fn push_snapshot(
+        &mut self,
+        index: u32,
+        subscription: SubscriptionId,
+        matched: &[Matched],
+        passes: impl Fn(&Event) -> bool,
+    ) {
+        let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
+        for matched in matched {
+            let stream = self.index.stream(matched.stream).expect("a matched stream is known");
+            let snapshot = stream.history.snapshot(&passes, &mut budget, &mut self.store);
+            if let Some(bound) = snapshot.short {
+                self.stats.history_short(bound);
+            }
+            past.extend(snapshot.events.into_iter().map(|event| (matched.stream, Recent::Event(event))));
+        }
+        self.push_bracket(index, subscription, Bracket::SNAPSHOT, past);
+    }
+
+    /// Queues what lies behind the positions of some streams, and how far back it goes.
+    fn push_replay(
+        &mut self,
+        index: u32,
+        subscription: SubscriptionId,
+        matched: &[Matched],
+        predates: bool,
+        passes: impl Fn(&Event) -> bool,
+    ) {
+        let (mut budget, mut past) = (BRACKET_BYTES_MAX, Vec::new());
+        let mut gone = Vec::new();
+        for matched in matched {
+            let stream = self.index.stream(matched.stream).expect("a matched stream is known");
+            let (position, head) = (matched.position, stream.head);
+            let since = stream.history.since(position, head, &passes, &mut budget, &mut self.store);
+            if let Some(bound) = since.short {
+                self.stats.history_short(bound);
+            }
+            if matched.forgot || is_gone(&since.entries) {
+                gone.push(matched.stream);
+            }
+            past.extend(since.entries.into_iter().map(|entry| (matched.stream, entry)));
+        }
+        self.push_history(index, subscription, predates, &gone);
+        self.push_bracket(index, subscription, Bracket::REPLAY, past);
     }
 
     /// Ends a subscription. What still waited for it alone is dropped, and is nobody's loss. A snapshot or
@@ -504,7 +539,8 @@ impl Shard {
                     let named = positions.iter().find(named);
                     (named.map_or(0, |(_, _, sequence)| sequence.0), false)
                 }
-                Start::Since(time) if !peer.gets(id, &self.index) => {
+                Start::Missed(_) if stream.class == Class::Latest => (stream.head, false),
+                Start::Since(time) | Start::Missed(time) if !peer.gets(id, &self.index) => {
                     stream.history.before(*time, stream.head, &self.store)
                 }
                 _ => (stream.head, false),

@@ -529,6 +529,40 @@ fn upstream_skip_is_told_in_its_place() {
 }
 
 #[test]
+fn what_an_earlier_run_published_is_nobodys_loss() {
+    let mut bench = Bench::new(|_| {});
+    let topic = Topic::parse("market_data.A").unwrap();
+    assert_eq!(bench.engine.found(&topic, Class::Latest, 7).unwrap().sequence, Sequence(7));
+    bench.run();
+    let peer = bench.shard.attach(Format::Binary);
+    bench.ask(peer, "market_data.A", Start::Since(1)).unwrap();
+    bench.publish("market_data.A", 1);
+    bench.run();
+    let heard = bench.net.heard(peer);
+    assert!(heard.ends_with("@8) begin1(0) end1 e1:8"), "{heard}");
+    assert_eq!(bench.engine.noted(), [], "and nothing that its source did");
+}
+
+#[test]
+fn what_was_missed_is_all_but_of_the_latest_the_last() {
+    let mut bench = Bench::new(|_| {});
+    bench.publish("market_data.A", 3);
+    bench.publish_key("alert.A", Class::Critical, 1).unwrap();
+    bench.run();
+    let received = bench.shard.distributed();
+    bench.publish("market_data.A", 2);
+    for key in [1, 1] {
+        bench.publish_key("alert.A", Class::Critical, key).unwrap();
+    }
+    bench.run();
+    assert!(bench.shard.distributed() > received);
+    let peer = bench.shard.attach(Format::Binary);
+    bench.ask(peer, "**", Start::Missed(received + 1)).unwrap();
+    let heard = bench.net.heard(peer);
+    assert!(heard.ends_with("begin1(2) e2:2 e2:3 end1 begin1(1) e1:5 end1"), "{heard}");
+}
+
+#[test]
 fn lapped_shard_says_so_and_repairs_last_values() {
     let mut bench = Bench::new(|config| config.ring_slots = 4);
     let peer = bench.subscribed("**");

@@ -140,10 +140,9 @@ impl Alerts {
         metrics: Arc<Metrics>,
         engine: &Engine,
         hasher: &RandomState,
-        now: u64,
     ) -> Result<Self, String> {
         let directory = Directory::lock(&settings).map_err(|error| error.to_string())?;
-        Self::open_with(settings, Box::new(directory), limits, metrics, engine, hasher, now)
+        Self::open_with(settings, Box::new(directory), limits, metrics, engine, hasher)
     }
 
     /// As [`Alerts::open`], with a store of another kind.
@@ -157,7 +156,6 @@ impl Alerts {
         metrics: Arc<Metrics>,
         engine: &Engine,
         hasher: &RandomState,
-        now: u64,
     ) -> Result<Self, String> {
         let identities = Arc::new(Identities::default());
         let mut sink = Sink {
@@ -170,7 +168,7 @@ impl Alerts {
         let (journal, recovered) =
             Journal::open_with(settings, opener, sink).map_err(|error| error.to_string())?;
         for (topic, head) in &recovered.topics {
-            found_topic(engine, topic, *head, now);
+            found_topic(engine, topic, *head);
         }
         let mut remembered = Vec::new();
         for (name, note) in recovered.notes {
@@ -598,12 +596,12 @@ impl Sink {
 }
 
 /// Lets the engine go on where the journal stands on a topic. Nobody has subscribed yet, so nobody is told.
-fn found_topic(engine: &Engine, topic: &str, head: u64, now: u64) {
+fn found_topic(engine: &Engine, topic: &str, head: u64) {
     let Ok(topic) = Topic::parse(topic) else { return };
     let mut missing = head;
     while missing > 0 {
         let count = missing.min(tickcast_engine::SKIP_EVENTS_MAX);
-        if let Err(error) = engine.skip(&topic, Class::Critical, count, now) {
+        if let Err(error) = engine.found(&topic, Class::Critical, count) {
             return tracing::error!(%topic, %error, "a topic of the journal cannot be served live");
         }
         missing -= count;

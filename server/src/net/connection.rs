@@ -99,7 +99,8 @@ impl Connection {
                 (Session::Binary(BinarySession::new(terms, number, epoch)), Format::Binary)
             }
             Speaks::D1 => {
-                let stay = client_id.and_then(|name| cell.shared.sticky.enter(name));
+                let next = cell.shard.borrow().distributed() + 1;
+                let stay = client_id.and_then(|name| cell.shared.sticky.enter(name, next));
                 let directory = cell.shared.directory.clone();
                 let session = D1Session::new(terms, number, config.json.case, directory, stay);
                 let format =
@@ -227,9 +228,13 @@ impl Connection {
     }
 
     fn on_time(&mut self) -> Result<(), End> {
-        let now = Instant::now();
         let shared = self.cell.shared.clone();
         let limits = &shared.config.limits;
+        if self.is_late() {
+            // What has come while this thread was kept from looking is read first, and is in time.
+            self.read()?;
+        }
+        let now = Instant::now();
         if !self.session.is_open() && now >= self.opened + limits.hello_timeout {
             let text = "no hello within limits.hello_timeout";
             return Err(End::Ours(CloseReason::limit(CloseCode::HelloTimeout, text, "limits.hello_timeout")));
@@ -262,9 +267,11 @@ impl Connection {
             self.next_heartbeat = self.cell.beat_after(now + shared.config.heartbeat.interval);
             let is_idle = self.cell.shard.borrow().is_idle(self.peer);
             self.with_desk(|session, desk| session.heartbeat(desk));
+            // What lists many subscriptions leaves no room for the ping.
+            self.flush()?;
             let mut shard = self.cell.shard.borrow_mut();
-            self.session.ping(is_idle, shared.clock.now());
-            let ping = websocket::message(OpCode::Ping, b"");
+            let number = self.session.ping(is_idle, shard.distributed()).map(u32::to_be_bytes);
+            let ping = websocket::message(OpCode::Ping, number.as_ref().map_or(&[], |number| &number[..]));
             let sent = shard.send(self.peer, ping).and_then(|()| {
                 if self.session.is_open() { shard.heartbeat(self.peer, shared.clock.now()) } else { Ok(()) }
             });
@@ -275,6 +282,14 @@ impl Connection {
             return self.flush();
         }
         Ok(())
+    }
+
+    /// True when the peer has waited longer with something than it may.
+    fn is_late(&self) -> bool {
+        let (now, limits) = (Instant::now(), &self.cell.shared.config.limits);
+        now >= self.last_read + limits.idle_timeout
+            || self.message_began.is_some_and(|began| now >= began + limits.message_timeout)
+            || !self.session.is_open() && now >= self.opened + limits.hello_timeout
     }
 
     /// Reads once: as much as fits the scratch buffer.
@@ -299,7 +314,7 @@ impl Connection {
         let Self { inbound, session, cell, peer, bucket, is_publisher, source, .. } = self;
         let (mut theirs, mut ended) = (None, false);
         let fed = inbound.feed(bytes, |inbound, received| {
-            ended |= !matches!(received, Received::Ping(_) | Received::Pong);
+            ended |= !matches!(received, Received::Ping(_) | Received::Pong(_));
             if theirs.is_some() {
                 // What follows a close is not read (RFC 6455, 5.5.1).
                 return Ok(());
@@ -314,7 +329,7 @@ impl Connection {
                 Received::Text(text) => session.text(text, &mut desk)?,
                 Received::Binary(bytes) => session.binary(bytes, &mut desk)?,
                 Received::Ping(payload) => desk.say(websocket::message(OpCode::Pong, payload)),
-                Received::Pong => session.pong(),
+                Received::Pong(payload) => session.pong(payload),
                 Received::Close(code) => theirs = Some(code),
             }
             let (overflow, acknowledged) = (desk.overflow, desk.acknowledged);
@@ -678,6 +693,10 @@ impl Desk for PeerDesk<'_> {
 
     fn begun(&self) -> u64 {
         self.cell.shard.borrow().begun()
+    }
+
+    fn distributed(&self) -> u64 {
+        self.cell.shard.borrow().distributed()
     }
 
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal> {

@@ -24,8 +24,8 @@ pub enum Received<'a> {
     Binary(&'a [u8]),
     /// A ping, to be answered with the same payload.
     Ping(&'a [u8]),
-    /// A pong.
-    Pong,
+    /// A pong, with the payload of the ping that it answers, if it answers one.
+    Pong(&'a [u8]),
     /// The peer closes; its code, if it gave one.
     Close(Option<u16>),
 }
@@ -240,7 +240,7 @@ impl Inbound {
     ) -> Result<(), CloseReason> {
         match opcode {
             OpCode::Ping => return handle(self, Received::Ping(payload)),
-            OpCode::Pong => return handle(self, Received::Pong),
+            OpCode::Pong => return handle(self, Received::Pong(payload)),
             OpCode::Close => {
                 let code = close_code(payload)?;
                 return handle(self, Received::Close(code));

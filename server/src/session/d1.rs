@@ -14,18 +14,14 @@ use tickcast_compat::d1::{
 use tickcast_compat::parse::{JsonReason, Limits, parse};
 use tickcast_engine::{Delivery, Format, Start, Subscribe, SubscribeError};
 use tickcast_protocol::field::Timestamp;
-use tickcast_protocol::message::{Class, History};
-use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter, registry};
+use tickcast_protocol::message::History;
+use tickcast_protocol::{ErrorCode, SubscriptionId, TopicFilter};
 
 use super::sticky::{Asked, Stay};
 use super::{Desk, Strikes, Terms};
 use crate::config::JsonCase;
 use crate::instruments::Directory;
 use crate::net::websocket::{self, CloseReason};
-
-/// How much earlier than a ping something must have been published to be known to lie before it: it takes a
-/// moment from there to the peer's outbox.
-const UNDER_WAY_NS: u64 = 1_000_000_000;
 
 /// The state of a D1 connection.
 #[derive(Debug)]
@@ -41,6 +37,8 @@ pub struct D1Session {
     directory: Arc<Directory>,
     /// By the key under which the client knows them.
     subscriptions: BTreeMap<String, Held>,
+    /// What there is already of subscriptions that have no room for the past of all of their topics.
+    begun: BTreeMap<String, Vec<SubscriptionId>>,
     /// Subscriptions in the engine, of all keys.
     held: usize,
     /// What is remembered of the client, if it has a name.
@@ -49,8 +47,11 @@ pub struct D1Session {
     returning: VecDeque<Asked>,
     /// What they start with: what was published since.
     since: u64,
-    /// When the ping was sent that waits to be answered, if everything before it had been written.
-    pinged_at: Option<u64>,
+    /// Pings that went out.
+    pings: u32,
+    /// The number of the ping that waits to be answered, and the time up to which everything that was published
+    /// had been written before it.
+    pinged: Option<(u32, u64)>,
 }
 
 /// What one legacy subscription is made of.
@@ -58,8 +59,9 @@ pub struct D1Session {
 enum Held {
     /// Subscriptions in the engine.
     Live(Vec<SubscriptionId>),
-    /// The instrument's number is not known yet: tried again until somebody publishes it.
-    Waiting(Asked),
+    /// The instrument's number is not known yet: tried again until somebody publishes it, and due from this time
+    /// on.
+    Waiting(Asked, u64),
 }
 
 /// A subscription request, in either direction.
@@ -98,11 +100,13 @@ impl D1Session {
             follow_case: case == JsonCase::Auto,
             directory,
             subscriptions: BTreeMap::new(),
+            begun: BTreeMap::new(),
             held: 0,
             stay,
             returning: VecDeque::new(),
             since: 0,
-            pinged_at: None,
+            pings: 0,
+            pinged: None,
             terms,
         }
     }
@@ -121,8 +125,8 @@ impl D1Session {
             self.since = memory.received.max(begun);
             self.returning = memory.subscriptions.into();
             let outlived = !self.returning.is_empty() && memory.received < begun;
-            self.restore(desk);
             self.say_status(desk);
+            self.restore(desk);
             if outlived {
                 let begun = Timestamp(begun as i64);
                 let history = History { subscription: 0, begun, short: Vec::new() };
@@ -138,25 +142,32 @@ impl D1Session {
         self.say_status(desk);
     }
 
-    /// A ping goes out; `is_idle` when all that came before it has been written.
-    pub fn ping(&mut self, is_idle: bool, now: u64) {
+    /// A ping goes out, with this number; `is_idle` when all that was published up to `distributed` has been
+    /// written.
+    pub fn ping(&mut self, is_idle: bool, distributed: u64) -> u32 {
+        self.pings = self.pings.wrapping_add(1);
         // A pong may answer several pings: of those that are out, the first counts.
-        if self.stay.is_some() && self.pinged_at.is_none() && is_idle {
-            self.pinged_at = Some(now);
+        if self.stay.is_some() && self.pinged.is_none() && is_idle {
+            self.pinged = Some((self.pings, distributed));
         }
+        self.pings
     }
 
-    /// The client has received the ping, and whatever was written before it.
-    pub fn pong(&mut self) {
-        if let (Some(stay), Some(at)) = (&self.stay, self.pinged_at.take()) {
-            stay.has_received(at.saturating_sub(UNDER_WAY_NS));
+    /// The client has received the ping of this number, and whatever was written before it. A pong with anything
+    /// else is a sign of life that nobody asked for, and may have been under way before the ping was.
+    pub fn pong(&mut self, payload: &[u8]) {
+        let Ok(number) = <[u8; 4]>::try_from(payload).map(u32::from_be_bytes) else { return };
+        let answered = |(first, _): &mut (u32, u64)| (*first..=self.pings).contains(&number);
+        if let (Some(stay), Some((_, distributed))) = (&self.stay, self.pinged.take_if(answered)) {
+            stay.has_received(distributed + 1);
         }
     }
 
     /// The client closes. With 1000 or 1001 the page has ended or goes elsewhere, and says what it wants when it
     /// is there again; whatever else is said, the connection is what failed.
     pub fn leave(&mut self, code: Option<u16>) {
-        if let (Some(stay), Some(1000 | 1001)) = (&mut self.stay, code) {
+        // At once, or who comes back while this socket waits for its end would find what it had.
+        if let (Some(mut stay), Some(1000 | 1001)) = (self.stay.take(), code) {
             stay.leave_for_good();
         }
     }
@@ -164,7 +175,8 @@ impl D1Session {
     /// True while a subscription waits, for its instrument to be seen or for room.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        !self.returning.is_empty() || self.subscriptions.values().any(|held| matches!(held, Held::Waiting(_)))
+        !self.returning.is_empty()
+            || self.subscriptions.values().any(|held| matches!(held, Held::Waiting(..)))
     }
 
     /// Tries the subscriptions that wait.
@@ -172,18 +184,18 @@ impl D1Session {
         self.restore(desk);
         let mut found = Vec::new();
         for (key, held) in &self.subscriptions {
-            let Held::Waiting(asked) = held else { continue };
+            let Held::Waiting(asked, since) = held else { continue };
             if let Some(symbol) = asked.instrument_id.and_then(|id| self.directory.symbol_of(id)) {
-                found.push((key.clone(), asked.clone(), symbol));
+                found.push((key.clone(), asked.clone(), *since, symbol));
             }
         }
-        for (key, asked, symbol) in found {
+        for (key, asked, since, symbol) in found {
             // It no longer waits, so it must not count twice against the limit.
             self.subscriptions.remove(&key);
             // What made the number known was published before we could subscribe, and is due too.
-            match self.subscribe_all(&asked, Some(&symbol), |_| Start::Snapshot, desk) {
+            match self.subscribe_all(&key, &asked, Some(&symbol), &Start::Missed(since), desk) {
                 Ok(ids) => drop(self.subscriptions.insert(key, Held::Live(ids))),
-                Err(Refused::Busy) => drop(self.subscriptions.insert(key, Held::Waiting(asked))),
+                Err(Refused::Busy) => drop(self.subscriptions.insert(key, Held::Waiting(asked, since))),
                 Err(Refused::Error(error)) => {
                     self.forget(&key);
                     desk.count_error(error_code(error.code));
@@ -196,7 +208,7 @@ impl D1Session {
     /// Subscribes a client that has come back to what it had, as far as there is room for the past of it.
     fn restore(&mut self, desk: &mut dyn Desk) {
         while let Some(asked) = self.returning.pop_front() {
-            let key = key_of(&asked);
+            let key = asked.key();
             if self.subscriptions.contains_key(&key) {
                 continue;
             }
@@ -301,13 +313,14 @@ impl D1Session {
     }
 
     fn subscribe(&mut self, request: Request, desk: &mut dyn Desk) {
-        let key = key_of(&request.asked);
+        let key = request.asked.key();
         if self.subscriptions.contains_key(&key) {
             return self.acknowledge(request, AckStatus::Subscribed, None, desk);
         }
-        // What the client asks for is there before it is restored, and with the past that is owed to it.
-        let returning = self.returning.iter().position(|asked| key_of(asked) == key);
-        match self.begin(&request.asked, &key, returning.is_some(), desk) {
+        // What the client asks for is there before it is restored, and with the past that is owed to it. So is
+        // what is new while others return: it may be theirs by another name, or a part of it.
+        let returning = self.returning.iter().position(|asked| asked.key() == key);
+        match self.begin(&request.asked, &key, !self.returning.is_empty(), desk) {
             Ok(text) => {
                 returning.and_then(|at| self.returning.remove(at));
                 if let Some(stay) = &self.stay {
@@ -320,6 +333,9 @@ impl D1Session {
                 self.acknowledge(request, AckStatus::Subscribed, None, desk);
             }
             Err(Refused::Busy) => {
+                if let Some(begun) = self.begun.remove(&key) {
+                    self.release(begun, desk);
+                }
                 let error = unavailable(&SubscribeError::Busy);
                 self.refuse(request, error, desk);
             }
@@ -344,7 +360,8 @@ impl D1Session {
                     // The type is checked now, with a symbol that any type could have.
                     d1::topics_of(&asked.subscription_type, Some("X")).map_err(Refused::Error)?;
                     self.check_room(1, desk)?;
-                    self.subscriptions.insert(key.to_owned(), Held::Waiting(asked.clone()));
+                    let since = if returning { self.since } else { desk.distributed() + 1 };
+                    self.subscriptions.insert(key.to_owned(), Held::Waiting(asked.clone(), since));
                     let text = format!("waiting for instrument {id}, which nobody has published yet");
                     return Ok(Some(text));
                 }
@@ -352,14 +369,14 @@ impl D1Session {
             (None, None) => None,
         };
         let since = self.since;
-        let start = |filter: &TopicFilter| if returning { since_then(filter, since) } else { Start::Live };
-        let ids = self.subscribe_all(asked, symbol.as_deref(), start, desk)?;
+        let start = if returning { Start::Missed(since) } else { Start::Live };
+        let ids = self.subscribe_all(key, asked, symbol.as_deref(), &start, desk)?;
         self.subscriptions.insert(key.to_owned(), Held::Live(ids));
         Ok(None)
     }
 
     fn check_room(&self, more: usize, desk: &dyn Desk) -> Result<(), Refused> {
-        let waiting = self.subscriptions.values().filter(|held| matches!(held, Held::Waiting(_))).count();
+        let waiting = self.subscriptions.values().filter(|held| matches!(held, Held::Waiting(..))).count();
         // Several names may stand for one subscription of the engine: names are bounded as well.
         let used = (self.held + waiting).max(self.subscriptions.len());
         if used + more <= self.terms.subscriptions_max {
@@ -378,17 +395,42 @@ impl D1Session {
         }))
     }
 
-    /// Subscribes to every topic that the name stands for, or to none.
+    /// Subscribes to every topic that the name stands for, or to none: those that there was room for are kept
+    /// while the others are waited for. To begin them anew each time would send the beginning of their past
+    /// over and over.
     fn subscribe_all(
         &mut self,
+        key: &str,
         asked: &Asked,
         symbol: Option<&str>,
-        start: impl Fn(&TopicFilter) -> Start,
+        start: &Start,
         desk: &mut dyn Desk,
     ) -> Result<Vec<SubscriptionId>, Refused> {
         let filters = d1::topics_of(&asked.subscription_type, symbol).map_err(Refused::Error)?;
+        let mut ids = self.begun.remove(key).unwrap_or_default();
+        let outcome = self.subscribe_rest(filters.into_iter().skip(ids.len()), &mut ids, start, desk);
+        match outcome {
+            Ok(()) => Ok(ids),
+            Err(Refused::Busy) => {
+                self.begun.insert(key.to_owned(), ids);
+                Err(Refused::Busy)
+            }
+            Err(refused) => {
+                self.release(ids, desk);
+                Err(refused)
+            }
+        }
+    }
+
+    fn subscribe_rest(
+        &mut self,
+        filters: impl ExactSizeIterator<Item = TopicFilter> + Clone,
+        ids: &mut Vec<SubscriptionId>,
+        start: &Start,
+        desk: &mut dyn Desk,
+    ) -> Result<(), Refused> {
         self.check_room(filters.len(), desk)?;
-        if let Some(denied) = filters.iter().find_map(|filter| desk.may_subscribe(filter).err()) {
+        if let Some(denied) = filters.clone().find_map(|filter| desk.may_subscribe(&filter).err()) {
             return Err(Refused::Error(D1Error {
                 code: ErrorCode::Forbidden.name(),
                 message: denied.message.to_owned(),
@@ -396,53 +438,49 @@ impl D1Session {
                 field: String::new(),
             }));
         }
-        let (mut ids, mut new) = (Vec::with_capacity(filters.len()), Vec::new());
         for filter in filters {
-            let start = start(&filter);
-            let request = Subscribe { filter, start, delivery: Delivery::default() };
-            match desk.subscribe(request, &mut |_| None) {
-                Ok(subscribed) => {
-                    if !subscribed.already {
-                        new.push(subscribed.subscription);
-                    }
-                    ids.push(subscribed.subscription);
-                }
-                Err(error) => {
-                    for id in new {
-                        desk.unsubscribe(id, &mut |_| None);
-                    }
-                    return Err(match error {
-                        SubscribeError::Busy => Refused::Busy,
-                        error => Refused::Error(unavailable(&error)),
-                    });
-                }
+            let request = Subscribe { filter, start: start.clone(), delivery: Delivery::default() };
+            let subscribed = desk.subscribe(request, &mut |_| None).map_err(|error| match error {
+                // A peer that is about to be closed gives nothing up: its next connection has it.
+                SubscribeError::Busy | SubscribeError::UnknownPeer => Refused::Busy,
+                error => Refused::Error(unavailable(&error)),
+            })?;
+            self.held += usize::from(!subscribed.already);
+            ids.push(subscribed.subscription);
+        }
+        Ok(())
+    }
+
+    /// Ends what no other name stands for: two of them may mean one subscription (`alert`, `alerts`), which ends
+    /// with the last.
+    fn release(&mut self, ids: Vec<SubscriptionId>, desk: &mut dyn Desk) {
+        for id in ids {
+            let live = self.subscriptions.values().filter_map(|held| match held {
+                Held::Live(others) => Some(others),
+                Held::Waiting(..) => None,
+            });
+            let is_used = live.chain(self.begun.values()).any(|others| others.contains(&id));
+            if !is_used && desk.unsubscribe(id, &mut |_| None) {
+                self.held = self.held.saturating_sub(1);
             }
         }
-        self.held += new.len();
-        Ok(ids)
     }
 
     fn unsubscribe(&mut self, request: Request, desk: &mut dyn Desk) {
-        let key = key_of(&request.asked);
+        let key = request.asked.key();
         let before = self.returning.len();
-        self.returning.retain(|asked| key_of(asked) != key);
+        self.returning.retain(|asked| asked.key() != key);
         let was_returning = self.returning.len() < before;
         self.forget(&key);
+        if let Some(begun) = self.begun.remove(&key) {
+            self.release(begun, desk);
+        }
         match self.subscriptions.remove(&key) {
             Some(Held::Live(ids)) => {
-                for id in ids {
-                    // Two legacy names may mean one subscription (`alert`, `alerts`): it ends with the last.
-                    let still_used = self.subscriptions.values().any(|held| match held {
-                        Held::Live(others) => others.contains(&id),
-                        Held::Waiting(_) => false,
-                    });
-                    if !still_used && desk.unsubscribe(id, &mut |_| None) {
-                        self.held = self.held.saturating_sub(1);
-                    }
-                }
+                self.release(ids, desk);
                 self.acknowledge(request, AckStatus::Unsubscribed, None, desk);
             }
-            Some(Held::Waiting(_)) => self.acknowledge(request, AckStatus::Unsubscribed, None, desk),
+            Some(Held::Waiting(..)) => self.acknowledge(request, AckStatus::Unsubscribed, None, desk),
             None if was_returning => self.acknowledge(request, AckStatus::Unsubscribed, None, desk),
             None => {
                 // Real clients do this (C-16): tell, and do not hold it against them.
@@ -481,7 +519,7 @@ impl D1Session {
                 .subscriptions
                 .keys()
                 .cloned()
-                .chain(self.returning.iter().map(key_of))
+                .chain(self.returning.iter().map(Asked::key))
                 .collect(),
             last_heartbeat: self.last_heard,
             ..ConnectionStatus::default()
@@ -496,18 +534,14 @@ impl D1Session {
     }
 }
 
-/// Under what the client knows a subscription.
-fn key_of(asked: &Asked) -> String {
-    match (&asked.symbol, asked.instrument_id) {
-        (Some(symbol), None) => format!("{}_{symbol}", asked.subscription_type),
-        _ => d1::subscription_key(&asked.subscription_type, asked.instrument_id),
+impl Asked {
+    /// Under what the client knows it.
+    pub(super) fn key(&self) -> String {
+        match (&self.symbol, self.instrument_id) {
+            (Some(symbol), None) => format!("{}_{symbol}", self.subscription_type),
+            _ => d1::subscription_key(&self.subscription_type, self.instrument_id),
+        }
     }
-}
-
-/// What a client has missed: of values, the last ones; of everything else, what was published since `time`.
-fn since_then(filter: &TopicFilter, time: u64) -> Start {
-    let info = filter.type_name().and_then(registry::by_name);
-    if info.is_some_and(|info| info.class == Class::Latest) { Start::Snapshot } else { Start::Since(time) }
 }
 
 fn unavailable(error: &SubscribeError) -> D1Error {

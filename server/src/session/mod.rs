@@ -74,6 +74,9 @@ pub trait Desk {
     fn vouch(&mut self, status: SourceStatus, topics: &[Topic], interval_ms: u32) -> Result<(), Refusal>;
     /// When the history of this epoch began, in ns since the Unix epoch.
     fn begun(&self) -> u64;
+    /// Everything that was published up to this time was distributed to this peer's outbox, or told as lost; what is
+    /// published from now on has a later one. In ns since the Unix epoch.
+    fn distributed(&self) -> u64;
     /// Announces an upstream gap.
     fn skip(&mut self, topic: &str, count: u64) -> Result<(), Refusal>;
     /// Whether this peer may be a publisher.
@@ -270,17 +273,19 @@ impl Session {
         matches!(self, Self::Binary(session) if session.has_identity())
     }
 
-    /// A ping goes out. `is_idle` when nothing waits to be written before or behind it.
-    pub fn ping(&mut self, is_idle: bool, now: u64) {
-        if let Self::D1(session) = self {
-            session.ping(is_idle, now);
+    /// A ping goes out, with this number. `is_idle` when nothing waits to be written of what was published up to
+    /// `distributed`, in ns since the Unix epoch.
+    pub fn ping(&mut self, is_idle: bool, distributed: u64) -> Option<u32> {
+        match self {
+            Self::Binary(_) => None,
+            Self::D1(session) => Some(session.ping(is_idle, distributed)),
         }
     }
 
-    /// A ping was answered.
-    pub fn pong(&mut self) {
+    /// A pong came; asked for when its payload is a ping's number.
+    pub fn pong(&mut self, payload: &[u8]) {
         if let Self::D1(session) = self {
-            session.pong();
+            session.pong(payload);
         }
     }
 

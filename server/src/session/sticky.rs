@@ -6,7 +6,7 @@
 //! an address stands for many people.
 //!
 //! Where it goes on is known from pings: who answers one has received all that was sent before it. What was
-//! published since then comes again, so a message may come twice and none is left out, as far back as history
+//! published behind that comes again, so a message may come twice and none is left out, as far back as history
 //! goes. With a journal, subscriptions outlive the process.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
+use tickcast_journal::Unavailable;
 
 use crate::alerts::Alerts;
 use crate::clock::Clock;
@@ -24,11 +25,13 @@ pub const CLIENT_ID_BYTES_MAX: usize = 64;
 /// What a client is charged besides its name and its subscriptions, and a subscription besides its text: maps,
 /// sets and their places.
 const OVERHEAD_BYTES: usize = 128;
+/// Most connections of one name that are remembered as away, 16 B each.
+const AWAY_MAX: usize = 8;
 /// Under this limit clients are forgotten.
 const LIMIT: &str = "json.sticky_bytes";
 
 /// One subscription, in the words of the dialect.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Asked {
     /// Its type.
     pub subscription_type: String,
@@ -74,11 +77,16 @@ struct Client {
     /// By the key under which the client knows them.
     subscriptions: BTreeMap<String, Asked>,
     is_camel: Option<bool>,
-    received: u64,
     /// Connections that have the name now. Two at once are a page that is open twice, or one of them is dead and
     /// nobody knows yet.
-    connections: usize,
-    /// When the last of them left.
+    here: Vec<Presence>,
+    /// Those that left and did not come back yet, as far as anybody can tell.
+    away: Vec<Absence>,
+    /// Connections that there have been.
+    arrivals: u64,
+    /// Arrivals in the place of a connection of which nobody knew yet that it had gone.
+    early: usize,
+    /// When the last connection left.
     left_at: u64,
     /// Other than what was last handed to the journal.
     is_changed: bool,
@@ -86,6 +94,24 @@ struct Client {
     is_saving: bool,
     /// The journal has, or may have, a note of it.
     is_on_disk: bool,
+}
+
+/// A connection that has the name now.
+#[derive(Debug)]
+struct Presence {
+    /// Which arrival it was.
+    number: u64,
+    /// What was published before this time it has received, in ns UTC.
+    received: u64,
+    /// How many arrivals there had been when it answered last; zero when it never did.
+    alive_at: u64,
+}
+
+/// A connection that has left.
+#[derive(Debug)]
+struct Absence {
+    received: u64,
+    left_at: u64,
 }
 
 /// How many clients are known.
@@ -102,8 +128,8 @@ pub struct Count {
 pub struct Stay {
     sticky: Arc<Sticky>,
     name: Arc<str>,
-    /// There was room to remember it.
-    is_counted: bool,
+    /// Which of the name's connections it is; nothing when there was no room to remember it.
+    number: Option<u64>,
     /// The client said that it leaves.
     for_good: bool,
 }
@@ -112,7 +138,8 @@ pub struct Stay {
 #[derive(Serialize, Deserialize)]
 struct Note {
     is_camel: Option<bool>,
-    subscriptions: BTreeMap<String, Asked>,
+    /// Type, number and name: a row without names, of which the journal takes three times as many.
+    subscriptions: Vec<(String, Option<u64>, Option<String>)>,
 }
 
 impl Asked {
@@ -130,8 +157,65 @@ impl Client {
         OVERHEAD_BYTES + name.len() + subscriptions
     }
 
+    /// A connection comes. It goes on where the one does that is furthest behind: nobody knows which of them it
+    /// was, and what one page of a name has received another has not.
+    fn arrive(&mut self) -> u64 {
+        self.arrivals += 1;
+        let received = self.received();
+        self.here.push(Presence { number: self.arrivals, received, alive_at: 0 });
+        self.arrivals
+    }
+
+    fn received(&self) -> u64 {
+        let here = self.here.iter().map(|presence| presence.received);
+        here.chain(self.away.iter().map(|absence| absence.received)).min().unwrap_or(0)
+    }
+
+    /// A connection has received what was published before `time`. With its first such word it has taken the
+    /// place of one that left: of the one that was furthest ahead, so that another still finds its own.
+    fn has_received(&mut self, number: u64, time: u64) {
+        let arrivals = self.arrivals;
+        let Some(presence) = self.here.iter_mut().find(|presence| presence.number == number) else { return };
+        let is_first = std::mem::replace(&mut presence.alive_at, arrivals) == 0;
+        presence.received = presence.received.max(time);
+        if is_first && number > 1 && !self.forget_furthest() {
+            self.early += 1;
+        }
+    }
+
+    /// A connection leaves, to come back unless it is `for_good`.
+    fn depart(&mut self, number: u64, for_good: bool, now: u64) {
+        let Some(at) = self.here.iter().position(|presence| presence.number == number) else { return };
+        let Presence { received, alive_at, .. } = self.here.swap_remove(at);
+        self.left_at = now;
+        if for_good {
+            return;
+        }
+        // Who has never answered has the place of one that is away, as before.
+        let is_owed = alive_at == 0 && self.away.iter().any(|absence| absence.received <= received);
+        // Who has not answered since another came has perhaps come back as that one already.
+        let is_back = !is_owed && alive_at < self.arrivals && self.early > 0;
+        self.early -= usize::from(is_back);
+        if is_owed || is_back {
+            return;
+        }
+        self.away.push(Absence { received, left_at: now });
+        if self.away.len() > AWAY_MAX {
+            self.forget_furthest();
+        }
+    }
+
+    /// Forgets who is away and was furthest ahead; says whether anybody was.
+    fn forget_furthest(&mut self) -> bool {
+        let furthest = (0..self.away.len()).max_by_key(|at| self.away[*at].received);
+        furthest.map(|at| self.away.swap_remove(at)).is_some()
+    }
+
     fn note(&self) -> Vec<u8> {
-        let note = Note { is_camel: self.is_camel, subscriptions: self.subscriptions.clone() };
+        let row =
+            |asked: &Asked| (asked.subscription_type.clone(), asked.instrument_id, asked.symbol.clone());
+        let subscriptions = self.subscriptions.values().map(row).collect();
+        let note = Note { is_camel: self.is_camel, subscriptions };
         serde_json::to_vec(&note).expect("strings and numbers")
     }
 }
@@ -149,7 +233,7 @@ impl Clients {
     /// Makes room for `more` bytes by forgetting who has been away longest. Says no when that is not enough.
     fn make_room(&mut self, more: usize, bytes_max: usize, metrics: &Metrics) -> bool {
         while self.bytes + more > bytes_max {
-            let away = self.by_name.iter().filter(|(_, client)| client.connections == 0);
+            let away = self.by_name.iter().filter(|(_, client)| client.here.is_empty());
             let longest = away.min_by_key(|(_, client)| client.left_at).map(|(name, _)| Arc::clone(name));
             metrics.limit_hit(LIMIT);
             let Some(name) = longest else { return false };
@@ -181,11 +265,18 @@ impl Sticky {
                 clients.gone.push(name);
                 continue;
             };
+            let asked = |(subscription_type, instrument_id, symbol)| {
+                let asked = Asked { subscription_type, instrument_id, symbol };
+                (asked.key(), asked)
+            };
             let client = Client {
-                subscriptions: note.subscriptions,
+                subscriptions: note.subscriptions.into_iter().map(asked).collect(),
                 is_camel: note.is_camel,
                 left_at: now,
                 is_on_disk: true,
+                // One that has received nothing of this run.
+                away: vec![Absence { received: 0, left_at: now }],
+                arrivals: 1,
                 ..Client::default()
             };
             let bytes = client.bytes(&name);
@@ -198,33 +289,35 @@ impl Sticky {
         }
     }
 
-    /// A connection has a name from now on. Nothing when no names are kept.
+    /// A connection has a name from now on. Nothing when no names are kept. What was published before `next`, in ns
+    /// UTC, is nothing that a client has missed which was not here before.
     #[must_use]
-    pub fn enter(self: &Arc<Self>, name: &str) -> Option<Stay> {
+    pub fn enter(self: &Arc<Self>, name: &str, next: u64) -> Option<Stay> {
         if self.grace == 0 {
             return None;
         }
         let now = self.clock.now();
         let mut clients = self.clients();
         let name: Arc<str> = name.into();
-        let mut is_counted = true;
         if clients.by_name.get(&name).is_some_and(|client| self.is_over(client, now)) {
             clients.remove(&name);
         }
-        if let Some(client) = clients.by_name.get_mut(&name) {
-            client.connections += 1;
+        let number = if let Some(client) = clients.by_name.get_mut(&name) {
+            client.away.retain(|absence| now.saturating_sub(absence.left_at) <= self.grace);
+            Some(client.arrive())
         } else {
             // What was published before it came is nothing it has missed.
-            let client = Client { received: now, connections: 1, ..Client::default() };
+            let here = vec![Presence { number: 1, received: next, alive_at: 0 }];
+            let client = Client { here, arrivals: 1, ..Client::default() };
             let bytes = client.bytes(&name);
-            is_counted = clients.make_room(bytes, self.bytes_max, &self.metrics);
-            if is_counted {
+            clients.make_room(bytes, self.bytes_max, &self.metrics).then(|| {
                 clients.bytes += bytes;
                 clients.by_name.insert(Arc::clone(&name), client);
-            }
-        }
+                1
+            })
+        };
         drop(clients);
-        Some(Stay { sticky: Arc::clone(self), name, is_counted, for_good: false })
+        Some(Stay { sticky: Arc::clone(self), name, number, for_good: false })
     }
 
     /// Forgets who has been away for too long, and brings to disk what is other there. To be called every second
@@ -256,7 +349,14 @@ impl Sticky {
         }
         for (name, note) in notes {
             let (sticky, of) = (Arc::downgrade(self), Arc::clone(&name));
-            let kept = Box::new(move |kept: Result<(), _>| saved(&sticky, &of, kept.is_ok()));
+            let kept = Box::new(move |kept: Result<(), Unavailable>| {
+                if let Err(Unavailable::TooLarge { limit }) = kept {
+                    // To be told once: it is no better the next time.
+                    tracing::warn!(client = %of, limit, "subscriptions of a client are too many bytes for the journal and do not outlive the server");
+                    return saved(&sticky, &of, true);
+                }
+                saved(&sticky, &of, kept.is_ok());
+            });
             alerts.remember(&name, Some(note), now, kept);
         }
     }
@@ -270,7 +370,7 @@ impl Sticky {
     }
 
     fn is_over(&self, client: &Client, now: u64) -> bool {
-        client.connections == 0 && now.saturating_sub(client.left_at) > self.grace
+        client.here.is_empty() && now.saturating_sub(client.left_at) > self.grace
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
@@ -303,7 +403,7 @@ impl Stay {
         Memory {
             subscriptions: client.subscriptions.values().cloned().collect(),
             is_camel: client.is_camel,
-            received: client.received,
+            received: client.received(),
         }
     }
 
@@ -318,10 +418,11 @@ impl Stay {
         if !clients.make_room(bytes, self.sticky.bytes_max, &self.sticky.metrics) {
             return;
         }
-        clients.bytes += bytes;
+        // A connection that there was no room to count does not keep the name from being forgotten just now.
         if let Some(client) = clients.by_name.get_mut(&self.name) {
             client.subscriptions.insert(key.to_owned(), asked.clone());
             client.is_changed = true;
+            clients.bytes += bytes;
         }
     }
 
@@ -345,10 +446,11 @@ impl Stay {
         }
     }
 
-    /// The client has all that was published before `time`, in ns UTC.
+    /// The client has all that was published before `time`: a publish time, and not one of the clock.
     pub fn has_received(&self, time: u64) {
+        let Some(number) = self.number else { return };
         if let Some(client) = self.sticky.clients().by_name.get_mut(&self.name) {
-            client.received = client.received.max(time);
+            client.has_received(number, time);
         }
     }
 
@@ -362,10 +464,10 @@ impl Drop for Stay {
     fn drop(&mut self) {
         let now = self.sticky.clock.now();
         let mut clients = self.sticky.clients();
-        let Some(client) = clients.by_name.get_mut(&self.name).filter(|_| self.is_counted) else { return };
-        client.connections = client.connections.saturating_sub(1);
-        client.left_at = now;
-        if client.connections == 0 && (self.for_good || client.subscriptions.is_empty()) {
+        let Some(number) = self.number else { return };
+        let Some(client) = clients.by_name.get_mut(&self.name) else { return };
+        client.depart(number, self.for_good, now);
+        if client.here.is_empty() && (self.for_good || client.subscriptions.is_empty()) {
             clients.remove(&self.name);
         }
     }
@@ -397,7 +499,7 @@ mod tests {
         }
 
         fn enter(&self, name: &str) -> Stay {
-            self.sticky.enter(name).expect("names are kept")
+            self.sticky.enter(name, 1_000).expect("names are kept")
         }
 
         fn count(&self, name: &str) -> usize {
@@ -492,5 +594,74 @@ mod tests {
         bench.pass(10 * GRACE);
         bench.sticky.tick(None);
         assert_eq!(bench.count("l"), 1, "the connection that found no room does not count");
+    }
+
+    #[test]
+    fn who_is_forgotten_for_its_own_subscription_is_charged_nothing() {
+        let each = OVERHEAD_BYTES + 1 + asked("A").bytes("A");
+        let bench = Bench::new(2 * each);
+        let (here, more) = (bench.enter("h"), bench.enter("m"));
+        here.add("A", &asked("A"));
+        more.add("A", &asked("A"));
+        // There was no room for it; then another connection of its name found some, and left.
+        let late = bench.enter("l");
+        drop(more);
+        let counted = bench.enter("l");
+        counted.add("A", &asked("A"));
+        drop(counted);
+        late.add("B", &asked("B"));
+        assert_eq!((bench.count("l"), bench.count("h")), (0, 1));
+    }
+
+    #[test]
+    fn each_page_of_a_name_goes_on_where_it_was_or_before() {
+        let bench = Bench::new(10_000);
+        let one = bench.enter("a");
+        one.add("A", &asked("A"));
+        let other = bench.enter("a");
+        one.has_received(1_010);
+        other.has_received(1_010);
+        // One is cut and comes back; meanwhile the other goes on.
+        drop(other);
+        one.has_received(1_020);
+        let other = bench.enter("a");
+        assert_eq!(other.memory().received, 1_010);
+        other.has_received(1_030);
+        assert_eq!(bench.enter("a").memory().received, 1_020, "nobody is owed more than who is here");
+        // Both are cut: whoever comes first.
+        one.has_received(1_020);
+        other.has_received(1_030);
+        drop((one, other));
+        let first = bench.enter("a");
+        assert_eq!(first.memory().received, 1_020);
+        first.has_received(1_040);
+        let second = bench.enter("a");
+        assert_eq!(second.memory().received, 1_020);
+        second.has_received(1_040);
+        drop((first, second));
+        assert_eq!(bench.enter("a").memory().received, 1_040);
+    }
+
+    #[test]
+    fn who_is_back_before_anybody_knew_that_it_was_gone_is_not_owed_the_same_for_ever() {
+        let bench = Bench::new(10_000);
+        let dead = bench.enter("a");
+        dead.add("A", &asked("A"));
+        dead.has_received(1_010);
+        let back = bench.enter("a");
+        assert_eq!(back.memory().received, 1_010);
+        back.has_received(1_020);
+        drop(dead);
+        back.has_received(1_030);
+        drop(back);
+        let again = bench.enter("a");
+        assert_eq!(again.memory().received, 1_030);
+        // Cut before it has answered: what it was to get is still owed, once.
+        drop(again);
+        let again = bench.enter("a");
+        assert_eq!(again.memory().received, 1_030);
+        again.has_received(1_040);
+        drop(again);
+        assert_eq!(bench.enter("a").memory().received, 1_040);
     }
 }

@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn time_only_grows() {
-        let mut sequencer = Sequencer::new(10, 4);
+        let mut sequencer = Sequencer::new(10, 5);
         let times: Vec<u64> = [2, 9, 3, 9, 20]
             .iter()
             .map(|now| sequencer.assign(&topic("A"), Class::Latest, 1, *now).unwrap().publish_time)

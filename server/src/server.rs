@@ -272,7 +272,7 @@ impl Running {
         // From here on nothing is accepted; what was is delivered before anybody is told to go.
         self.ingest.close();
         if let Some(alerts) = self.ingest.alerts() {
-            self.sticky.tick(Some(alerts));
+            self.sticky.finish(alerts);
             // What was accepted is on disk, and on the ring.
             alerts.close();
         }

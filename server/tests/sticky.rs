@@ -599,3 +599,24 @@ fn topics_of_an_earlier_run_are_no_gap_of_this_one() {
     let mut page = Page::open(timed.address(), NAMED);
     assert!(page.sync().is_empty(), "it has missed nothing: {:?}", page.seen);
 }
+
+#[test]
+fn who_said_goodbye_is_forgotten_on_disk_as_well_even_when_back_at_once() {
+    let folder = TempDir::new().unwrap();
+    let journal = folder.path().display().to_string();
+    let settings = [BEATS, ("alerts.min_durability", "disk"), ("journal.directory", journal.as_str())];
+    let timed = Timed::start(&settings);
+    let mut page = Page::open(timed.address(), NAMED);
+    page.subscribe("alerts");
+    timed.server.wait_until("it is on disk", |server| {
+        server.metric("tickcast_sticky_clients") == 1.0 && server.metric("tickcast_sticky_unsaved") == 0.0
+    });
+    page.leaves_with(1000);
+    // Back before the journal was told, and with nothing on its mind.
+    let page = Page::open(timed.address(), NAMED);
+    assert!(page.greeted_with.is_empty());
+    page.cut(&timed.server);
+    timed.server.running.stop();
+    let timed = Timed::start(&settings);
+    assert!(Page::open(timed.address(), NAMED).greeted_with.is_empty());
+}

@@ -10,7 +10,7 @@
 //! goes. With a journal, subscriptions outlive the process.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,8 @@ pub struct Sticky {
 #[derive(Debug, Default)]
 struct Clients {
     by_name: HashMap<Arc<str>, Client>,
+    /// Those without a connection, by when the last one left.
+    absent: BTreeSet<(u64, Arc<str>)>,
     bytes: usize,
     /// Forgotten here, and not yet on disk.
     gone: Vec<Arc<str>>,
@@ -223,6 +225,7 @@ impl Client {
 impl Clients {
     fn remove(&mut self, name: &Arc<str>) {
         if let Some(client) = self.by_name.remove(name) {
+            self.absent.remove(&(client.left_at, Arc::clone(name)));
             self.bytes -= client.bytes(name);
             if client.is_on_disk {
                 self.gone.push(Arc::clone(name));
@@ -230,14 +233,23 @@ impl Clients {
         }
     }
 
+    /// Forgets who left before `time`.
+    fn forget_before(&mut self, time: u64) {
+        while let Some((left_at, name)) = self.absent.first()
+            && *left_at < time
+        {
+            let name = Arc::clone(name);
+            self.remove(&name);
+        }
+    }
+
     /// Makes room for `more` bytes by forgetting who has been away longest. Says no when that is not enough.
     fn make_room(&mut self, more: usize, bytes_max: usize, metrics: &Metrics) -> bool {
         while self.bytes + more > bytes_max {
-            let away = self.by_name.iter().filter(|(_, client)| client.here.is_empty());
-            let longest = away.min_by_key(|(_, client)| client.left_at).map(|(name, _)| Arc::clone(name));
             metrics.limit_hit(LIMIT);
-            let Some(name) = longest else { return false };
-            self.remove(&name);
+            let Some((_, longest)) = self.absent.first() else { return false };
+            let longest = Arc::clone(longest);
+            self.remove(&longest);
         }
         true
     }
@@ -282,6 +294,7 @@ impl Sticky {
             let bytes = client.bytes(&name);
             if clients.make_room(bytes, self.bytes_max, &self.metrics) {
                 clients.bytes += bytes;
+                clients.absent.insert((now, Arc::clone(&name)));
                 clients.by_name.insert(name, client);
             } else {
                 clients.gone.push(name);
@@ -299,10 +312,10 @@ impl Sticky {
         let now = self.clock.now();
         let mut clients = self.clients();
         let name: Arc<str> = name.into();
-        if clients.by_name.get(&name).is_some_and(|client| self.is_over(client, now)) {
-            clients.remove(&name);
-        }
-        let number = if let Some(client) = clients.by_name.get_mut(&name) {
+        clients.forget_before(now.saturating_sub(self.grace));
+        let Clients { by_name, absent, .. } = &mut *clients;
+        let number = if let Some(client) = by_name.get_mut(&name) {
+            absent.remove(&(client.left_at, Arc::clone(&name)));
             client.away.retain(|absence| now.saturating_sub(absence.left_at) <= self.grace);
             Some(client.arrive())
         } else {
@@ -323,29 +336,45 @@ impl Sticky {
     /// Forgets who has been away for too long, and brings to disk what is other there. To be called every second
     /// or so.
     pub fn tick(self: &Arc<Self>, alerts: Option<&Alerts>) {
+        self.bring_to_disk(alerts, false);
+    }
+
+    /// The same for the last time, before the journal is closed.
+    pub fn finish(self: &Arc<Self>, alerts: &Alerts) {
+        self.bring_to_disk(Some(alerts), true);
+    }
+
+    fn bring_to_disk(self: &Arc<Self>, alerts: Option<&Alerts>, is_last: bool) {
         let now = self.clock.now();
         let mut clients = self.clients();
-        let over = |(name, client): (&Arc<str>, &Client)| self.is_over(client, now).then(|| Arc::clone(name));
-        let over: Vec<Arc<str>> = clients.by_name.iter().filter_map(over).collect();
-        for name in over {
-            clients.remove(&name);
-        }
-        let gone = std::mem::take(&mut clients.gone);
+        clients.forget_before(now.saturating_sub(self.grace));
+        let mut gone = std::mem::take(&mut clients.gone);
         let Some(alerts) = alerts else { return };
+        // Who is back gets another note in the place of the old one.
+        gone.retain(|name| match clients.by_name.get_mut(name) {
+            Some(client) => {
+                (client.is_changed, client.is_on_disk) = (true, true);
+                false
+            }
+            None => true,
+        });
         let mut notes = Vec::new();
         for (name, client) in &mut clients.by_name {
-            // One at a time: an older note must not be the last.
-            if client.is_changed && !client.is_saving {
+            // One at a time: should it fail, an older note must not be tried again behind a newer one.
+            if client.is_changed && (is_last || !client.is_saving) {
                 (client.is_changed, client.is_saving, client.is_on_disk) = (false, true, true);
                 notes.push((Arc::clone(name), client.note()));
             }
         }
         drop(clients);
         for name in gone {
-            // Back since then, it has a note of its own.
-            if !notes.iter().any(|(of, _)| *of == name) {
-                alerts.remember(&name, None, now, Box::new(drop));
-            }
+            let (sticky, of) = (Arc::downgrade(self), Arc::clone(&name));
+            let forgotten = Box::new(move |forgotten: Result<(), Unavailable>| {
+                if let (Err(_), Some(sticky)) = (forgotten, sticky.upgrade()) {
+                    sticky.clients().gone.push(of);
+                }
+            });
+            alerts.remember(&name, None, now, forgotten);
         }
         for (name, note) in notes {
             let (sticky, of) = (Arc::downgrade(self), Arc::clone(&name));
@@ -367,10 +396,6 @@ impl Sticky {
         let clients = self.clients();
         let is_unsaved = |client: &&Client| client.is_changed || client.is_saving;
         Count { clients: clients.by_name.len(), unsaved: clients.by_name.values().filter(is_unsaved).count() }
-    }
-
-    fn is_over(&self, client: &Client, now: u64) -> bool {
-        client.here.is_empty() && now.saturating_sub(client.left_at) > self.grace
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
@@ -467,7 +492,12 @@ impl Drop for Stay {
         let Some(number) = self.number else { return };
         let Some(client) = clients.by_name.get_mut(&self.name) else { return };
         client.depart(number, self.for_good, now);
-        if client.here.is_empty() && (self.for_good || client.subscriptions.is_empty()) {
+        if !client.here.is_empty() {
+            return;
+        }
+        let (left_at, is_forgotten) = (client.left_at, self.for_good || client.subscriptions.is_empty());
+        clients.absent.insert((left_at, Arc::clone(&self.name)));
+        if is_forgotten {
             clients.remove(&self.name);
         }
     }
@@ -504,6 +534,9 @@ mod tests {
 
         fn count(&self, name: &str) -> usize {
             let clients = self.sticky.clients();
+            let absent = clients.by_name.iter().filter(|(_, client)| client.here.is_empty());
+            let absent = absent.map(|(name, client)| (client.left_at, Arc::clone(name)));
+            assert_eq!(clients.absent, absent.collect(), "who is away is known by when it left");
             let sum: usize = clients.by_name.iter().map(|(name, client)| client.bytes(name)).sum();
             assert_eq!(clients.bytes, sum, "every byte is charged once");
             assert!(clients.bytes <= self.sticky.bytes_max);

@@ -191,3 +191,21 @@ fn what_is_asked_for_while_others_return_begins_where_they_do() {
     let since = ("alert.**".to_owned(), Start::Missed(RECEIVED));
     assert_eq!(desk.asked, [since.clone(), since]);
 }
+
+#[test]
+fn a_ping_says_nothing_of_subscriptions_that_are_not_there_again_yet() {
+    let (sticky, mut session) = back(&["alerts"]);
+    let mut desk = FakeDesk { refusals: [Some(SubscribeError::Busy)].into(), ..FakeDesk::default() };
+    session.open(&mut desk);
+    let answered = |session: &mut D1Session| {
+        let number = session.ping(true, 2 * RECEIVED);
+        session.pong(&number.to_be_bytes());
+    };
+    answered(&mut session);
+    assert_eq!(sticky.enter("desk-7", 0).expect("names are kept").memory().received, RECEIVED);
+    session.retry(&mut desk);
+    assert!(!session.is_waiting());
+    answered(&mut session);
+    drop(session);
+    assert_eq!(sticky.enter("desk-7", 0).expect("names are kept").memory().received, 2 * RECEIVED + 1);
+}

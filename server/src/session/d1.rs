@@ -146,8 +146,9 @@ impl D1Session {
     /// written.
     pub fn ping(&mut self, is_idle: bool, distributed: u64) -> u32 {
         self.pings = self.pings.wrapping_add(1);
-        // A pong may answer several pings: of those that are out, the first counts.
-        if self.stay.is_some() && self.pinged.is_none() && is_idle {
+        // A pong may answer several pings: of those that are out, the first counts. What is owed to subscriptions
+        // that are not there again yet was not written at all.
+        if self.stay.is_some() && self.pinged.is_none() && is_idle && self.returning.is_empty() {
             self.pinged = Some((self.pings, distributed));
         }
         self.pings

@@ -426,6 +426,12 @@ fn a_server_makes_the_views_of_a_replayed_book_itself_and_replays_them_where_it_
     let Some(Message::PartialBook(last)) = made.last() else { panic!("{made:?}") };
     assert_eq!((last.book_sequence, last.bids.len(), last.asks.len()), (2, 2, 1));
     assert!(made.iter().all(|made| !matches!(made, Message::PartialBook(view) if view.book_sequence == 999)));
+
+    // From outside it is the same: what the server makes itself is no failure of a replay.
+    let server = TestServer::start(&[("books.views", "10")]);
+    let (code, talk) = run(&["replay", text(&path), "--to", &server.url(), "--speed", "max"]);
+    assert_eq!(code, 0, "{talk}");
+    assert!(talk.contains("1 views of order books left out") && talk.contains("0 refused"), "{talk}");
 }
 
 #[test]

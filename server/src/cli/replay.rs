@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use tickcast_client::{Client, ClientEvent, ClientOptions, ClientState, Events, PublishError};
+use tickcast_client::{Client, ClientEvent, ClientOptions, ClientState, Events, PublishError, ServerError};
+use tickcast_protocol::ErrorCode;
 use tickcast_protocol::message::{Role, SourceStatus};
 
 use super::{EXIT_CONNECT, EXIT_FAILURE, EXIT_INTERRUPTED, block_on};
@@ -53,6 +54,8 @@ struct Tally {
     gaps: u64,
     untold: u64,
     unsendable: u64,
+    /// Views of books that the server makes itself, and takes from nobody.
+    views: u64,
 }
 
 impl Replay {
@@ -94,11 +97,15 @@ impl Replay {
         // Nothing more will come of these streams, for whatever reason. Where the client is closed, nobody hears.
         let _ = client.vouch(SourceStatus::CLOSED, &[], Duration::ZERO);
         let unsent = client.flush(FLUSH_TIMEOUT).await;
-        hear_out(&client, &mut events, &bar).await;
+        hear_out(&client, &mut events, &bar, &mut tally).await;
         let refused = client.stats().refused;
         bar.finish_and_clear();
         client.close(FLUSH_TIMEOUT).await;
-        let (published, Tally { gaps, mut untold, unsendable }) = (bar.position(), tally);
+        let (published, Tally { gaps, mut untold, unsendable, views }) = (bar.position(), tally);
+        let refused = refused.saturating_sub(views);
+        if views > 0 {
+            eprintln!("{views} views of order books left out: the server makes them itself");
+        }
         if let Tape::Recordings(recordings) = &tape {
             let heard = recordings.heard();
             untold += heard.unknown_gaps;
@@ -174,7 +181,7 @@ async fn publish(
             // Give the socket a turn, and tell what the server refused.
             tokio::task::yield_now().await;
             while let Some(event) = events.try_next() {
-                say_refused(&event, bar);
+                say_refused(&event, bar, tally);
             }
         }
     }
@@ -182,14 +189,14 @@ async fn publish(
 }
 
 /// Waits until the server has answered what was sent, as far as it answers in order.
-async fn hear_out(client: &Client, events: &mut Events, bar: &ProgressBar) {
+async fn hear_out(client: &Client, events: &mut Events, bar: &ProgressBar, tally: &mut Tally) {
     if client.state() != ClientState::Connected {
         return;
     }
     client.ping();
     let answered = async {
         while let Some(event) = events.next().await {
-            say_refused(&event, bar);
+            say_refused(&event, bar, tally);
             if matches!(event, ClientEvent::Pong { .. }) || client.state() != ClientState::Connected {
                 return;
             }
@@ -198,10 +205,17 @@ async fn hear_out(client: &Client, events: &mut Events, bar: &ProgressBar) {
     let _ = tokio::time::timeout(ANSWER_TIMEOUT, answered).await;
 }
 
-fn say_refused(event: &ClientEvent, bar: &ProgressBar) {
-    if let ClientEvent::ServerError(error) = event {
-        bar.suspend(|| eprintln!("refused: {error}"));
+fn say_refused(event: &ClientEvent, bar: &ProgressBar, tally: &mut Tally) {
+    match event {
+        ClientEvent::ServerError(error) if is_made_there(error) => tally.views += 1,
+        ClientEvent::ServerError(error) => bar.suspend(|| eprintln!("refused: {error}")),
+        _ => {}
     }
+}
+
+/// The one reason for which a server refuses a message by its depth as forbidden.
+fn is_made_there(error: &ServerError) -> bool {
+    error.error_code() == Some(ErrorCode::Forbidden) && error.field == "depth"
 }
 
 /// Queues something once there is room.

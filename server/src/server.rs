@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tickcast_engine::{Engine, EngineConfig, Notify};
 use tickcast_protocol::{BootId, Epoch};
@@ -43,6 +43,8 @@ use crate::status::Status;
 
 /// How often critical messages that are of no use any more are ended, and clients that stay away are forgotten.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Longest wait, at a start, for the shards to take in the topics of the journal.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often the health of streams is looked at, to announce changes.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// Bound of the engine's lane for critical messages, as a multiple of the outbox's.
@@ -164,6 +166,11 @@ pub fn start_with_clock(
         sends,
     });
     let shards = Arc::new(Shards::start(engine_shards, &bells, &shared)?);
+    // Nobody comes before every shard knows how far the journal's topics are: to whoever did, those would be a gap.
+    let began = Instant::now();
+    while ingest.engine().lag() > 0 && began.elapsed() < CATCH_UP_TIMEOUT {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     let connections_max = config.connections_max(host);
     let status = Arc::new(Status {
         config: config.clone(),
@@ -305,7 +312,7 @@ fn open_alerts(
     settings.retention = ns(config.journal.retention);
     settings.id_age_min = ns(config.journal.remember_ids);
     let limits = alerts::Limits { identities: config.alerts.identities };
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let alerts = Alerts::open(settings, limits, metrics.clone(), engine, hasher).map_err(|error| {
         io::Error::other(format!("{error}; to run without a journal, set alerts.min_durability = \"memory\""))
     })?;

@@ -60,7 +60,13 @@ impl Timed {
 
     fn alert(&self, alert_id: u64) {
         let Message::Alert(alert) = sample("alert") else { panic!("alert") };
-        self.server.publish(&Message::Alert(Alert { alert_id, ..alert }));
+        self.publish(&Message::Alert(Alert { alert_id, ..alert }));
+    }
+
+    /// Publishes something, and waits until the shards have distributed it: who comes then finds it in the past.
+    fn publish(&self, message: &Message) {
+        self.server.publish(message);
+        self.server.wait_until("it is distributed", |server| server.running.ingest().engine().lag() == 0);
     }
 }
 
@@ -156,7 +162,7 @@ fn a_page_that_never_subscribes_again_goes_on_after_a_cut() {
     assert!(page.greeted_with.is_empty());
     page.subscribe("market_data");
     page.subscribe("alerts");
-    timed.server.publish(&tick("BTC-USD", "1"));
+    timed.publish(&tick("BTC-USD", "1"));
     timed.alert(1);
     assert_eq!(page.sync(), ["BTC-USD 1", "alert 1"]);
     timed.pass(10 * SECOND);
@@ -165,13 +171,13 @@ fn a_page_that_never_subscribes_again_goes_on_after_a_cut() {
 
     timed.pass(SECOND);
     for price in ["2", "3"] {
-        timed.server.publish(&tick("BTC-USD", price));
+        timed.publish(&tick("BTC-USD", price));
     }
     timed.alert(2);
     timed.pass(4 * MINUTE);
     let mut page = Page::open(timed.address(), NAMED);
     assert_eq!(page.greeted_with, ["alerts", "market_data"]);
-    timed.server.publish(&tick("BTC-USD", "4"));
+    timed.publish(&tick("BTC-USD", "4"));
     // Of prices the last one, of alerts all that came since the ping, and none from before it.
     let mut seen = page.sync().to_vec();
     seen.sort_unstable();
@@ -205,7 +211,7 @@ fn a_page_that_subscribes_again_gets_nothing_twice() {
     page.subscribe("alerts");
     page.subscribe("market_data");
     timed.alert(4);
-    timed.server.publish(&tick("BTC-USD", "1"));
+    timed.publish(&tick("BTC-USD", "1"));
     let mut seen = page.sync().to_vec();
     seen.sort_unstable();
     assert_eq!(seen, ["BTC-USD 1", "alert 2", "alert 4"]);
@@ -242,7 +248,7 @@ fn more_of_the_past_than_fits_at_once_comes_as_there_is_room() {
     let Message::Alert(alert) = sample("alert") else { panic!("alert") };
     for (at, symbol) in symbols.iter().enumerate() {
         for id in 0..60 {
-            timed.server.publish(&Message::Alert(Alert {
+            timed.publish(&Message::Alert(Alert {
                 alert_id: at as u64 * 100 + id,
                 symbol: (*symbol).to_owned(),
                 message: "x".repeat(16_000),
@@ -341,7 +347,7 @@ fn subscriptions_come_back_in_the_spelling_they_were_made_in() {
     assert_eq!(greeting["data"]["subscriptions"], json!(["market_data_5"]));
     // Its number was never seen; now it is, and the subscription begins.
     let Message::MarketData(price) = tick("BTC-USD", "7") else { panic!("market_data") };
-    timed.server.publish(&Message::MarketData(MarketData { instrument_id: Some(5), ..price }));
+    timed.publish(&Message::MarketData(MarketData { instrument_id: Some(5), ..price }));
     let data = loop {
         let message = raw.next().json();
         if message["messageType"] == "market_data" {
@@ -370,7 +376,7 @@ fn subscriptions_outlive_the_server_with_a_journal() {
     timed.alert(6);
     let mut page = Page::open(timed.address(), NAMED);
     assert_eq!(page.greeted_with, ["alerts", "market_data"]);
-    timed.server.publish(&tick("BTC-USD", "1"));
+    timed.publish(&tick("BTC-USD", "1"));
     while page.seen.len() < 3 {
         page.next();
     }
@@ -544,10 +550,10 @@ fn all_that_made_a_number_known_comes_not_only_the_last() {
     page.ask(&json!({"type": "subscribe", "data": data}), "subscription_ack");
     let Message::MarketData(price) = tick("BTC-USD", "7") else { panic!("market_data") };
     let Message::Alert(alert) = sample("alert") else { panic!("alert") };
-    timed.server.publish(&Message::MarketData(MarketData { instrument_id: Some(5), ..price }));
+    timed.publish(&Message::MarketData(MarketData { instrument_id: Some(5), ..price }));
     for alert_id in 1..=3 {
         let (symbol, instrument_id) = ("BTC-USD".to_owned(), Some(5));
-        timed.server.publish(&Message::Alert(Alert { alert_id, symbol, instrument_id, ..alert.clone() }));
+        timed.publish(&Message::Alert(Alert { alert_id, symbol, instrument_id, ..alert.clone() }));
     }
     // A heartbeat comes every 20 ms, and what waits is tried again after 250.
     for _ in 0..100 {

@@ -7,11 +7,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{BINARY, Raw, TestServer, config, sample, tick};
+use common::{BINARY, Raw, TestServer, sample, tick};
 use serde_json::Value;
 use tickcast::clock::Clock;
-use tickcast::config::Host;
-use tickcast::server;
 use tickcast_protocol::field::Timestamp;
 use tickcast_protocol::frame::{Frames, PAYLOAD_BYTES_MAX};
 use tickcast_protocol::message::{
@@ -38,9 +36,7 @@ impl Timed {
         let read = now.clone();
         let clock = Clock::new(move || read.load(Ordering::SeqCst));
         let settings: Vec<_> = QUIET.iter().chain(settings).copied().collect();
-        let host = Host { cores: 2, descriptors: 10_000 };
-        let running = server::start_with_clock(config(&settings), host, Vec::new(), clock);
-        Self { server: TestServer { running: running.expect("the server starts") }, now }
+        Self { server: TestServer::with_clock(&settings, clock), now }
     }
 
     fn now(&self) -> u64 {

@@ -8,13 +8,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use common::{Raw, TestServer, config, sample, tick};
+use common::{Raw, TestServer, sample, tick};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tickcast::clock::Clock;
-use tickcast::config::Host;
 use tickcast::ingest::{Source, Wishes};
-use tickcast::server;
 use tickcast_protocol::frame::{FLAG_CRITICAL, Frame, payload};
 use tickcast_protocol::message::{Alert, MarketData, Message};
 
@@ -41,9 +39,7 @@ impl Timed {
         let now = Arc::new(AtomicU64::new(START));
         let read = now.clone();
         let clock = Clock::new(move || read.load(Ordering::SeqCst) - SINCE_THEN.get());
-        let host = Host { cores: 2, descriptors: 10_000 };
-        let running = server::start_with_clock(config(settings), host, Vec::new(), clock);
-        Self { server: TestServer { running: running.expect("the server starts") }, now }
+        Self { server: TestServer::with_clock(settings, clock), now }
     }
 
     fn pass(&self, time: u64) {
@@ -617,10 +613,13 @@ fn who_said_goodbye_is_forgotten_on_disk_as_well_even_when_back_at_once() {
     timed.server.wait_until("it is on disk", |server| {
         server.metric("tickcast_sticky_clients") == 1.0 && server.metric("tickcast_sticky_unsaved") == 0.0
     });
+    let commits = |server: &TestServer| server.metric("tickcast_journal_commits_total");
+    let before = commits(&timed.server);
     page.leaves_with(1000);
-    // Back before the journal was told, and with nothing on its mind.
+    // Back before the journal was told, and with nothing on its mind: the note that is there must go all the same.
     let page = Page::open(timed.address(), NAMED);
     assert!(page.greeted_with.is_empty());
+    timed.server.wait_until("the journal is told", |server| commits(server) > before);
     page.cut(&timed.server);
     timed.server.running.stop();
     let timed = Timed::start(&settings);

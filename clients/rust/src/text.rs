@@ -252,7 +252,7 @@ mod tests {
     fn the_best_levels_of_a_book_are_told_apart_from_how_many_there_are() {
         let Message::PartialBook(sample) = Message::sample(registry::by_name("partial_book").unwrap(), false)
         else {
-            unreachable!()
+            panic!("a sample is of the type that was asked for")
         };
         let level = |price: &str, quantity: &str| Level {
             price: price.parse().unwrap(),

@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tickcast::clock::Clock;
 use tickcast::config::{Config, Host, Settings};
 use tickcast::feeds::run::FeedSpec;
 use tickcast::ingest::{Source, Wishes};
@@ -47,6 +48,13 @@ impl TestServer {
     pub fn with_feeds(settings: &[(&str, &str)], feeds: Vec<FeedSpec>) -> Self {
         let host = Host { cores: 2, descriptors: 10_000 };
         Self { running: server::start(config(settings), host, feeds).expect("the server starts") }
+    }
+
+    /// The same by a clock of the test's own.
+    pub fn with_clock(settings: &[(&str, &str)], clock: Clock) -> Self {
+        let host = Host { cores: 2, descriptors: 10_000 };
+        let running = server::start_with_clock(config(settings), host, Vec::new(), clock);
+        Self { running: running.expect("the server starts") }
     }
 
     pub fn address(&self) -> SocketAddr {
